@@ -1,0 +1,133 @@
+"""What every process of a pod does on its way: init, exec and pause.
+
+Leaving the monitor behind, joining control groups, standard streams, the working
+directory; each function writes its part into the script. ``runtime.identity`` has
+the last part of the way.
+
+Invariant: of the monitor's descriptors a process keeps those that were meant for it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import stat
+import struct
+
+from runtime.errors import HostFault, StartRefused
+from runtime.linux.libc import AT_EMPTY_PATH, AT_FDCWD
+from runtime.linux.script import At, Loaded, Script, Slot, load
+from runtime.spec import CgroupDirs
+
+STDIO = ("stdin", "stdout", "stderr")
+"""Names of the given descriptors that become 0, 1 and 2."""
+
+STATX_BYTES = 256
+_STATX_BASIC = 0x7FF
+S_IFMT = 0o170000
+_MODE, _RDEV = 28, 128  # of stx_mode, and of stx_rdev_major and _minor, in struct statx
+_PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
+_JOIN_SESSION_KEYRING = 1
+
+
+def leave_monitor(script: Script) -> None:
+    """A session of its own, without keys, untraceable, that ends with the monitor.
+
+    Modes are exact from here on (umask 0); the last step sets the program's own.
+    """
+    script.call("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL.value)
+    script.call("prctl", _PR_SET_DUMPABLE, 0)
+    script.call("setsid")
+    # A kernel without keys, or a seccomp filter around all of us: what is executed meets the same.
+    script.call("keyctl", _JOIN_SESSION_KEYRING, None, forgive=(errno.ENOSYS, errno.EPERM))
+    script.call("umask", 0)
+
+
+def take_stdio(script: Script, streams: tuple[Slot, Slot, Slot] | None = None) -> None:
+    """Make ``streams`` the descriptors 0, 1 and 2; None puts the null device there."""
+    if streams is None:
+        null = open_null(script, os.O_RDWR)
+        streams = (null, null, null)
+    for number, stream in enumerate(streams):
+        script.call("dup3", stream, number, 0)
+
+
+def given_stdio(script: Script) -> tuple[Slot, Slot, Slot]:
+    """The slots of the given standard streams."""
+    return script.given["stdin"], script.given["stdout"], script.given["stderr"]
+
+
+def open_null(script: Script, flags: int) -> Slot:
+    """A descriptor of /dev/null that is verified to be it, not what somebody has put there."""
+    null = script.opened("openat", AT_FDCWD, "/dev/null", flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0, object="/dev/null")
+    found = look_at(script, null)
+    wrong = (HostFault, "is not the null device", "/dev/null")
+    script.expect(file_type(found), stat.S_IFCHR, *wrong, mask=S_IFMT)
+    script.expect(device_number(found), device(1, 3), *wrong)
+    return null
+
+
+def look_at(script: Script, fd: Slot, name: str = "", flags: int = AT_EMPTY_PATH) -> At:
+    """statx(2): the room that it fills."""
+    room = script.room(STATX_BYTES)
+    script.call("statx", fd, name, flags, _STATX_BASIC, room, object=name)
+    return room
+
+
+def file_type(found: At) -> Loaded:
+    """The mode in what ``look_at`` found; to be compared under the mask S_IFMT."""
+    return load(found, _MODE)
+
+
+def device_number(found: At) -> Loaded:
+    """Major and minor in what ``look_at`` found; to be compared with ``device``."""
+    return load(found, _RDEV)
+
+
+def device(major: int, minor: int) -> int:
+    return major | minor << 32
+
+
+def own_stdio(script: Script, uid: int, numbers: tuple[int, ...]) -> None:
+    """Give those of 0, 1 and 2 that are pipes or a terminal to ``uid``, so that it can open /dev/stdout again."""
+    for number in numbers:
+        script.call("fchown", number, uid, -1)
+
+
+def join_cgroups(script: Script, cgroup: CgroupDirs) -> None:
+    """Join the v1 cgroups, where the thread's own write of 0 takes microseconds; the birth was in the v2 one."""
+    for directory in cgroup["v1"]:
+        write_file(script, f"{directory}/tasks", b"0")
+
+
+def write_file(script: Script, path: str, content: bytes, forgive: tuple[int, ...] = ()) -> None:
+    """Write ``content`` to the host's file ``path``, which exists."""
+    file = script.opened("openat", AT_FDCWD, path, os.O_WRONLY | os.O_CLOEXEC, 0, object=path)
+    script.call("write", file, content, len(content), forgive=forgive, object=path)
+    script.close(file)
+
+
+def set_oom_score_adj(script: Script, score: int) -> None:
+    """What cannot be lowered without CAP_SYS_RESOURCE stays as it was inherited. Needs the host's /proc."""
+    write_file(script, "/proc/self/oom_score_adj", b"%d" % score, forgive=(errno.EACCES, errno.EPERM))
+
+
+def enter_cwd(script: Script, cwd: Slot) -> None:
+    """Make ``cwd`` the working directory, if the root contains it (CVE-2024-21626)."""
+    outside = "is outside of the container's root"
+    path = script.room(4096)
+    script.call("fchdir", cwd)
+    script.close(cwd)
+    # The kernel says "(unreachable)…" of what is outside, and ENOENT of what has been removed.
+    script.call("getcwd", path, 4096, refuse={errno.ENOENT: (StartRefused, outside)})
+    script.expect(load(path), ord("/"), StartRefused, outside, mask=0xFF)
+
+
+def block_signals(script: Script, numbers: tuple[int, ...] = ()) -> None:
+    """The signal mask from now on: exactly ``numbers``. Until here all are blocked."""
+    mask = 0
+    for number in numbers:
+        mask |= 1 << (number - 1)
+    script.call("rt_sigprocmask", signal.SIG_SETMASK.value, struct.pack("=Q", mask), None, 8)

@@ -1,0 +1,89 @@
+"""The script of a command inside a running container; ``runtime.exec`` follows the process.
+
+The process is born in the container's PID namespace and in a cgroup of its own. It
+joins what is left to join and becomes the command.
+
+Invariant: nothing of the host reaches the container with it: it cannot be traced
+before it joins, has no descriptor but its three streams, and its working directory
+is inside the container's root.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from runtime import identity
+from runtime.child import (
+    STDIO,
+    enter_cwd,
+    given_stdio,
+    join_cgroups,
+    leave_monitor,
+    own_stdio,
+    set_oom_score_adj,
+    take_stdio,
+)
+from runtime.errors import Fault, StartRefused
+from runtime.init import stdio_numbers
+from runtime.linux import namespaces
+from runtime.linux.libc import AT_FDCWD
+from runtime.linux.script import Script
+from runtime.rootfs import console
+from runtime.spec import ExecRequest
+
+_JOINED = (
+    namespaces.CLONE_NEWNS
+    | namespaces.CLONE_NEWNET
+    | namespaces.CLONE_NEWIPC
+    | namespaces.CLONE_NEWUTS
+    | namespaces.CLONE_NEWCGROUP
+)
+"""All at once: one that the container shares with the host is joined to no effect."""
+
+
+class _Refused:
+    """Any errno is the request's fault."""
+
+    def get(self, number: int, default: tuple[type[Fault], str]) -> tuple[type[Fault], str]:
+        return StartRefused, os.strerror(number).lower()
+
+
+def plan_command(request: ExecRequest, seccomp: bytes | None) -> Script:
+    """The script. Its given descriptors: ``child.STDIO``, then "target", a pidfd of the container's main process.
+
+    Raises:
+        Fault: the request asks for what cannot be.
+    """
+    script = Script([*STDIO, "target"])
+    command = request["process"]
+    directory = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+    with script.step("leave the monitor"):
+        leave_monitor(script)
+        take_stdio(script, given_stdio(script))
+    with script.step("join the control groups"):
+        join_cgroups(script, request["cgroup"])
+    with script.step("set the oom score"):
+        if "oomScoreAdj" in command:
+            set_oom_score_adj(script, command["oomScoreAdj"])
+    with script.step("join the container", request["container"]):
+        # The kernel puts the root and the directory inside.
+        target, ended = script.given["target"], {errno.ESRCH: (StartRefused, "has ended")}
+        script.call("setns", target, _JOINED, refuse=ended)
+        script.close(target)
+    if command["terminal"]:
+        with script.step("open the terminal"):
+            root = script.opened("openat", AT_FDCWD, "/", directory, 0)
+            console.take(script, *console.open_terminal(script, root))
+            script.close(root)
+    with script.step("own the standard streams"):
+        own_stdio(script, command["user"]["uid"], stdio_numbers(command["terminal"], request["stdin"]))
+    with script.step("enter the working directory", command["cwd"]):
+        enter_cwd(script, script.opened("openat", AT_FDCWD, command["cwd"], directory, 0, refuse=_Refused()))
+    with script.step("set the resource limits"):
+        identity.set_rlimits(script, command["rlimits"])
+    with script.step("become the user"):
+        identity.become(script, command, seccomp)
+    with script.step("execute the command"):
+        identity.execute(script, command["args"], command["env"])
+    return script

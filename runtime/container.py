@@ -1,0 +1,303 @@
+"""One container, as its monitor sees it: started, logged, signalled, its exit recorded.
+
+``runtime.init`` writes how the child becomes the container; ``runtime.crilog`` carries
+its output. ``runtime.monitor`` calls the methods by the operations of the same names.
+
+Invariant: after the exit record no process of the container runs, except one that
+the kernel cannot kill; and its log is closed within ``DRAIN_SECONDS``.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import time
+
+from runtime import channel, exits
+from runtime.attach import Audience
+from runtime.cgroups import kill
+from runtime.channel import Message
+from runtime.children import Birth, Child
+from runtime.crilog import LogFile, LogPump
+from runtime.errors import FailedPrecondition, Fault, HostFault, NotFound
+from runtime.linux import terminal
+from runtime.linux.namespaces import CLONE_NEWPID
+from runtime.loop import READ, Timer
+from runtime.peers import Reply
+from runtime.pod import Pod
+from runtime.spec import ContainerBirth, ExitRecord
+from runtime.stdio import Stdio
+
+DRAIN_SECONDS = 5.0
+"""How long the log waits, after the exit, for whoever else still holds the output's pipes."""
+
+_DRAIN_CHUNKS = 64
+
+
+class Container:
+    """``state`` is starting, running or exited."""
+
+    def __init__(self, pod: Pod, request: ContainerBirth) -> None:
+        self.id = request["container"]
+        self.state = "starting"
+        self.record: ExitRecord | None = None
+        self.stdin: int | None = None
+        """What those who attach type into, its terminal or a pipe; None without one."""
+        self._takes_input, self._terminal = request["stdin"], request["terminal"]
+        self._audience: Audience | None = None
+        # Not the request itself: most of it is of no use once the container runs, and large.
+        self._cgroup = request["cgroup"]
+        self._memory_events = request["memory_events"]
+        self._pod = pod
+        self._child: Child | None = None
+        self._pumps: list[LogPump] = []
+        self._drain_timer: Timer | None = None
+        self._oom_kills = self._count_oom_kills()
+        self._log = LogFile(request["log_path"], request.get("log_directory", ""))
+        try:
+            self._stdio = Stdio(stdin=request["stdin"], terminal=request["terminal"])
+        except BaseException:
+            self._log.close()
+            raise
+
+    @property
+    def pidfd(self) -> int:
+        """A pidfd of the main process.
+
+        Raises:
+            FailedPrecondition: it does not run.
+        """
+        if self.state != "running" or self._child is None or self._child.pidfd < 0:
+            raise FailedPrecondition("is not running", object=self.id)
+        return self._child.pidfd
+
+    def describe(self) -> Message:
+        """Its line in the answer to hello."""
+        return {
+            "pid": 0 if self._child is None else self._child.pid,
+            "state": "exited" if self.state == "exited" else "running",
+            "exit": self.record,
+            "log_dropped": self._log.dropped,
+        }
+
+    def start(self, request: ContainerBirth, reply: Reply) -> None:
+        """Have it born; ``reply`` is given when it has exec'd, or has failed to and is gone.
+
+        Raises:
+            Fault: it was not born; nothing is left of it.
+        """
+        pod = self._pod
+        try:
+            pid_namespace, flags = self._pid_namespace(request)
+            birth = Birth(
+                self.id,
+                on_ready=functools.partial(self._on_ready, reply),
+                on_failed=functools.partial(self._on_failed, reply),
+                on_exit=self._on_exit,
+                cgroup=self._cgroup,
+                pid_namespace=pid_namespace,
+                flags=flags,
+            )
+            given = [*self._stdio.theirs, *pod.held(request["joined"])]
+            self._child = pod.children.spawn(birth, pod.launch, reply.script(), given)
+        except BaseException:
+            self._close()
+            raise
+        self._stdio.close_theirs()
+        pod.containers[self.id] = self
+
+    def signal(self, number: int) -> None:
+        """Signal the main process; nothing happens if it has just ended.
+
+        Raises:
+            Fault: it was never started, or the kernel refused.
+        """
+        if self._child is None:
+            raise FailedPrecondition("is not running", object=self.id)
+        self._child.signal(number)
+
+    def kill(self) -> None:
+        """SIGKILL to every process of the container, its execs included.
+
+        Raises:
+            OSError: the kernel refused.
+        """
+        if self._child is not None and not self._child.ended:
+            self._oom_kills = self._count_oom_kills()  # that of a child, which the main process has survived
+        kill.kill(self._cgroup)
+        if self._child is not None:
+            self._child.signal(signal.SIGKILL)
+
+    def reopen_log(self) -> None:
+        """Go on in a new file at the log's path.
+
+        Raises:
+            Fault: the container has ended, or the file cannot be made; the old one stays in use.
+        """
+        if self._log.discards and self._log.path is not None:
+            raise FailedPrecondition("its log is closed", step="reopen the log", object=self.id)
+        self._log.reopen()
+
+    def attach(self, id: str, streams: list[str], stdin: bool) -> list[int]:
+        """Let the client ``id`` listen to ``streams``: a descriptor each, and last one to type into,
+        if ``stdin`` is asked for and there is one; all the caller's.
+
+        Raises:
+            FailedPrecondition: it does not run.
+            OSError: descriptors are short; nothing is left open.
+        """
+        if self.state != "running":
+            raise FailedPrecondition("is not running", step="attach", object=self.id)
+        if self._audience is None:
+            self._audience = Audience(self._pod, self._resume)
+            for pump in self._pumps:
+                pump.hear = functools.partial(self._audience.hear, pump.stream)
+        typed = [os.dup(self.stdin)] if stdin and self.stdin is not None else []
+        try:
+            return self._audience.add(id, streams) + typed
+        except BaseException:
+            channel.close_all(typed)
+            raise
+
+    def close_stdin(self) -> None:
+        """Nobody types any more; a pipe ends with the last client that holds it."""
+        if self.stdin is not None:
+            channel.close_all([self.stdin])
+            self.stdin = None
+
+    def resize(self, width: int, height: int) -> None:
+        """Say how large its terminal is, in characters; it gets SIGWINCH.
+
+        Raises:
+            FailedPrecondition: it has none, or has closed it.
+        """
+        if not self._terminal or not self._pumps:
+            raise FailedPrecondition("has no terminal", step="resize", object=self.id)
+        terminal.resize(self._pumps[0].source, width, height)
+
+    def _pid_namespace(self, request: ContainerBirth) -> tuple[int | None, int]:
+        """``(descriptor to be born in, clone flags)`` of the request's PID mode."""
+        mode, pod = request["pid_mode"], self._pod
+        if mode == "container":
+            return None, CLONE_NEWPID
+        if mode == "node":
+            return None, 0
+        if mode == "pod":
+            if "pid" not in pod.namespaces:
+                raise FailedPrecondition("the pod has no PID namespace", object=self.id)
+            return pod.namespaces["pid"], 0
+        target = pod.containers.get(request["target"] or "")
+        if target is None:
+            raise NotFound("no such container to share a PID namespace with", object=request["target"] or "")
+        return target.pidfd, 0
+
+    def _on_ready(self, reply: Reply, child: Child) -> None:
+        self.state = "running"
+        if child.given:
+            master = child.given.pop()
+            self.stdin = os.dup(master) if self._takes_input else None
+            self._watch(master, "stdout")
+        else:
+            stdout, stderr, *stdin = self._stdio.take()
+            self._watch(stdout, "stdout")
+            self._watch(stderr, "stderr")
+            if stdin:
+                self.stdin = stdin[0]
+                os.set_blocking(self.stdin, False)
+        reply.ok({"pid": child.pid, "started_at": time.time_ns()})
+
+    def _on_failed(self, reply: Reply, fault: Fault) -> None:
+        self._close()
+        self._pod.containers.pop(self.id, None)
+        reply.fail(fault)
+
+    def _on_exit(self, status: int) -> None:
+        finished_at = time.time_ns()
+        code, number = exits.exit_code(status)
+        oom = number == signal.SIGKILL and self._count_oom_kills() > self._oom_kills
+        self.state = "exited"
+        try:
+            kill.kill(self._cgroup)
+        except OSError as error:
+            self._pod.note(f"kill what is left of {self.id}: {error}")
+        self._drain()
+        self.record = {
+            "container": self.id,
+            "pid": 0 if self._child is None else self._child.pid,
+            "code": code,
+            "signal": number,
+            "oom": oom,
+            "finished_at": finished_at,
+        }
+        try:
+            exits.write_exit(self._pod.exits, self.record)
+        except HostFault as error:
+            self._pod.note(str(error))  # hello and the event still tell
+        self._pod.announce({"event": "exit", "record": self.record})
+
+    def _count_oom_kills(self) -> int:
+        path = self._memory_events
+        try:
+            return 0 if path is None else kill.oom_kills(path)
+        except OSError as error:
+            self._pod.note(f"count OOM kills of {self.id}: {error}")
+            return 0
+
+    def _watch(self, source: int, stream: str) -> None:
+        os.set_blocking(source, False)
+        pump = LogPump(source, stream, self._log)
+        self._pumps.append(pump)
+        self._pod.loop.watch(source, READ, functools.partial(self._on_output, pump))
+
+    def _on_output(self, pump: LogPump) -> None:
+        if pump.pump() < 0:
+            self._end_pump(pump)
+        elif self._audience is not None and self._audience.behind(pump.stream):
+            self._pod.loop.unwatch(pump.source)
+
+    def _resume(self, stream: str) -> None:
+        """Whoever is attached has taken all of ``stream``."""
+        for pump in self._pumps:
+            if pump.stream == stream:
+                self._pod.loop.watch(pump.source, READ, functools.partial(self._on_output, pump))
+
+    def _end_pump(self, pump: LogPump) -> None:
+        self._pod.loop.unwatch(pump.source)
+        pump.close()
+        self._pumps.remove(pump)
+        if self._terminal:
+            self.close_stdin()
+        if not self._pumps and self.state == "exited":
+            self._close()
+
+    def _drain(self) -> None:
+        """Take what is in the pipes already; whoever still holds them gets ``DRAIN_SECONDS``."""
+        for pump in list(self._pumps):
+            moved = 1
+            for _ in range(_DRAIN_CHUNKS):
+                moved = pump.pump()
+                if moved <= 0:
+                    break
+            if moved < 0:
+                self._end_pump(pump)
+        if self._pumps:
+            self._drain_timer = self._pod.loop.later(DRAIN_SECONDS, self._close)
+        else:
+            self._close()
+
+    def _close(self) -> None:
+        """Let go of its log, its pipes and its stdin."""
+        if self._drain_timer is not None:
+            self._drain_timer.cancel()
+        if self._log.dropped and not self._log.discards:
+            self._pod.note(f"{self._log.dropped} entries of the log of {self.id} were refused by the disk and dropped")
+        for pump in self._pumps:
+            self._pod.loop.unwatch(pump.source)
+            pump.close()
+        self._pumps.clear()
+        self._log.close()
+        self._stdio.close()
+        self.close_stdin()
+        if self._audience is not None:
+            self._audience.end()

@@ -1,0 +1,70 @@
+"""Starting ``launch``: a process of its own, small, in the place where it is to be born.
+
+``runtime.children`` is the user; ``runtime.linux.script`` writes what the process does.
+
+Invariant: nothing of the caller's memory is copied or shared with the process, and of
+its descriptors it has those that it is given.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Sequence
+
+from runtime.errors import HostFault
+
+MAGIC = 0x31736372
+"""The first four bytes of a script, and of what ``launch`` reports."""
+
+_BORN_OFFSET = 8
+_BORN = struct.Struct("=ii")
+_FAILURE = struct.Struct("=IIi")
+_FAILED = {0: "clone3", -1: "setns", -2: "mmap"}
+
+
+def failure(packet: bytes) -> tuple[int, int] | None:
+    """``(number of the call, errno)`` if ``packet`` is the report of a failed call."""
+    if len(packet) != _FAILURE.size or packet[:4] != MAGIC.to_bytes(4, "little"):
+        return None
+    _, at, errno = _FAILURE.unpack(packet)
+    return at, errno
+
+
+def spawn(
+    program: int,
+    script: int,
+    report: int,
+    given: Sequence[int],
+    *,
+    cgroup: int | None = None,
+    pid_namespace: int | None = None,
+    flags: int = 0,
+) -> int:
+    """The pid of a new child that carries out ``script``, in the v2 cgroup and the PID namespace.
+
+    All but ``flags`` (CLONE_NEWPID or 0) are descriptors: ``program`` of ``launch``,
+    ``script`` writable and of this birth alone, ``given`` in the script's order.
+    Waits for nothing but ``launch``, which runs in the caller's own cgroup.
+
+    Raises:
+        HostFault: there is no child.
+    """
+    numbers = [script, -1 if cgroup is None else cgroup, -1 if pid_namespace is None else pid_namespace]
+    kept = {number for number in (*numbers, report, *given) if number >= 0}
+    args = ["launch", *map(_shown, numbers), str(flags), *map(_shown, (report, *given))]
+    actions = [(os.POSIX_SPAWN_DUP2, number, number) for number in kept]  # the same number: it stays open
+    try:
+        launched = os.posix_spawn(f"/proc/self/fd/{program}", args, {}, file_actions=actions)
+    except OSError as error:
+        raise HostFault(step="start a process", object="launch", call="posix_spawn", errno=error.errno or 0) from error
+    os.waitpid(launched, 0)
+    pid, failed = _BORN.unpack(os.pread(script, _BORN.size, _BORN_OFFSET))
+    if pid <= 0:
+        message, call = ("", _FAILED[pid]) if failed else ("launch has been killed", "")
+        raise HostFault(message, step="start a process", call=call, errno=failed)
+    return int(pid)
+
+
+def _shown(number: int) -> str:
+    return "-" if number < 0 else str(number)

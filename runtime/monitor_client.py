@@ -1,0 +1,248 @@
+"""A monitor, as the daemon sees it: one method an operation, events, its end.
+
+``runtime.supervisor`` makes these, from a fork or by connecting to a monitor that
+has outlived a daemon. The operations are those of ``runtime.monitor``; arguments
+and results are the documents of ``runtime.spec``.
+
+Invariant: descriptors that are returned are the caller's, and there are exactly
+as many as the operation's docstring says.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from runtime import births, channel
+from runtime.channel import Message
+from runtime.channel_async import AsyncChannel, Result
+from runtime.errors import HostFault, ScriptFailed
+from runtime.linux.script import Script
+from runtime.pause import plan_blank, plan_pause
+from runtime.spec import ExecRequest, FillRequest, ResolvedUser, ResolveUserRequest, SandboxRequest, StartRequest
+from runtime.templates import Templates
+
+_TEMPLATES = Templates()
+
+DEFAULT_TIMEOUT = 30.0
+"""Seconds for an operation that does not wait for anything of the container's."""
+
+KILL_TIMEOUT = 10.0
+"""Seconds to pass a signal on; a monitor that takes longer hangs, and is ended itself."""
+
+SHUTDOWN_TIMEOUT = 15.0
+"""Longer than a monitor itself waits for what it has killed (``runtime.monitor``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxMade:
+    """``namespaces`` by kind, and a routing socket inside the new network, None without one; all the
+    caller's. ``pause_pid`` is of no meaning for a blank pod."""
+
+    pause_pid: int
+    namespaces: dict[str, int]
+    netlink: int | None
+
+
+class MonitorClient:
+    """``pid`` and ``start_time`` (clock ticks, /proc/PID/stat field 22) name the process for good."""
+
+    def __init__(self, sock: channel.Socket, pid: int, start_time: int) -> None:
+        self.pid = pid
+        self.start_time = start_time
+        self._blank: tuple[str, ...] = ()
+        self._channel = AsyncChannel(sock, f"monitor {pid}")
+
+    @property
+    def closed(self) -> bool:
+        return self._channel.closed
+
+    def on_event(self, callback: Callable[[Message], None]) -> None:
+        """Get every event, earlier ones too: exit, exec_exit, attach_end, pause_exit. ``callback`` must not raise."""
+        self._channel.listen(callback)
+
+    def on_close(self, callback: Callable[[], None]) -> None:
+        """``callback`` is called once when the connection has ended: with the monitor, or by :meth:`close`."""
+        self._channel.add_close_callback(callback)
+
+    async def wait_closed(self) -> None:
+        """Return once the connection has ended."""
+        await self._channel.wait_closed()
+
+    def close(self) -> None:
+        """End the connection; the monitor and its containers go on."""
+        self._channel.close()
+
+    async def call(
+        self, op: str, args: Message, descriptors: Sequence[int] = (), timeout: float | None = DEFAULT_TIMEOUT
+    ) -> Result:
+        """As :meth:`AsyncChannel.call`."""
+        return await self._channel.call(op, args, descriptors, timeout=timeout)
+
+    async def hello(self) -> Message:
+        """{version, pid, start_time, sandbox, pause, containers: {id: {pid, state, exit, log_dropped}}}."""
+        return await self._plain("hello", {})
+
+    async def blank(self, kinds: Sequence[str]) -> SandboxMade:
+        """Make namespaces for a pod that has no name yet; ``sandbox`` enters them then."""
+        script = plan_blank(kinds)
+        result = await self._birth("blank", {"namespaces": list(kinds)}, script.bytes(), lambda: script)
+        self._blank = tuple(kinds)
+        return self._made(result, kinds, "blank")
+
+    async def sandbox(self, request: SandboxRequest) -> SandboxMade:
+        """Make the pod's namespaces, but for those that ``blank`` has made, and pause; once a monitor."""
+        held, seccomp = self._blank, births.read_seccomp(request["seccomp"])
+        told = births.sandbox_told(request, held)
+
+        def write(asked: Any) -> Script:
+            return plan_pause(asked, held, seccomp)
+
+        names = [*births.cgroup_names(request["cgroup"]), request["hostname"]]
+        script = _TEMPLATES.script(("pause", held, seccomp), {**request, "seccomp": None}, write, names)
+        result = await self._birth("sandbox", cast(Message, told), script, functools.partial(write, request))
+        return self._made(result, told["new"], "sandbox")
+
+    def _made(self, result: Result, kinds: Sequence[str], op: str) -> SandboxMade:
+        document, descriptors = result
+        netlink = "network" in kinds
+        self._expect(descriptors, len(kinds) + netlink, op)
+        namespaces = dict(zip(kinds, descriptors, strict=False))
+        return SandboxMade(int(document["pause_pid"]), namespaces, descriptors[-1] if netlink else None)
+
+    async def start(self, request: StartRequest, timeout: float | None = None) -> tuple[int, int]:
+        """Start a container: ``(pid, started_at)``, in ns since the epoch.
+
+        Raises:
+            StartRefused: for a reason of the request or the image.
+            Fault: any other: it can be tried again.
+        """
+        told, seccomp = births.container_told(request), births.read_seccomp(request["seccomp"])
+
+        def write(asked: Any) -> Script:
+            return births.container_script(asked, seccomp)
+
+        names = births.cgroup_names(request["cgroup"])
+        script = _TEMPLATES.script(("init", seccomp), births.container_essence(request), write, names)
+        if request["volumes"]:
+            rootfs, volumes, cgroup = request["rootfs"], request["volumes"], request["cgroup"]
+            fill: FillRequest = {"rootfs": rootfs, "volumes": volumes, "cgroup": cgroup}
+            await self._plain("fill_volumes", cast(Message, fill), timeout)
+        words = functools.partial(write, request)
+        result, descriptors = await self._birth("start", cast(Message, told), script, words, timeout)
+        self._expect(descriptors, 0, "start")
+        return int(result["pid"]), int(result["started_at"])
+
+    async def signal(self, container: str, number: int) -> None:
+        """Signal the main process of a container."""
+        await self._plain("signal", {"container": container, "signal": number}, KILL_TIMEOUT)
+
+    async def kill(self, container: str) -> None:
+        """SIGKILL to all processes of a container."""
+        await self._plain("kill", {"container": container}, KILL_TIMEOUT)
+
+    async def forget(self, container: str) -> None:
+        """Drop an exited container from what hello tells."""
+        await self._plain("forget", {"container": container})
+
+    async def exec(self, request: ExecRequest) -> tuple[int, list[int]]:
+        """Run a command: ``(pid, [stdout, stderr])``, a third (stdin) when asked for, or [master] of its terminal.
+
+        The event exec_exit follows.
+
+        Raises:
+            StartRefused: the command cannot be executed.
+        """
+        told, seccomp = births.command_told(request), births.read_seccomp(request["seccomp"])
+
+        def write(asked: Any) -> Script:
+            return births.command_script(asked, seccomp)
+
+        essence = {**request, "seccomp": None, "timeout": None, "exec": ""}
+        script = _TEMPLATES.script(("exec", seccomp), essence, write, births.cgroup_names(request["cgroup"]))
+        words = functools.partial(write, request)
+        result, descriptors = await self._birth("exec", cast(Message, told), script, words)
+        expected = 1 if request["process"]["terminal"] else 2 + request["stdin"]
+        self._expect(descriptors, expected, "exec")
+        return int(result["pid"]), descriptors
+
+    async def kill_exec(self, exec_id: str) -> None:
+        """SIGKILL to an exec and all that it has started."""
+        await self._plain("kill_exec", {"exec": exec_id})
+
+    async def reopen_log(self, container: str) -> None:
+        """Go on in a new log file; it exists when this returns."""
+        await self._plain("reopen_log", {"container": container})
+
+    async def attach(
+        self, container: str, attach: str, streams: Sequence[str], *, stdin: bool
+    ) -> tuple[list[int], int | None]:
+        """Listen to ``streams`` (stdout, stderr) of a container from now on: a descriptor each to read
+        from, and one to type into; None when the container has no stdin, or none any more.
+
+        The event attach_end, with the name ``attach``, follows: at the end of the container's output, once
+        the descriptors are closed, or with an error.
+
+        Raises:
+            NotSupported: the monitor is of an older crisp.
+            FailedPrecondition: the container does not run.
+        """
+        asked = {"container": container, "attach": attach, "streams": list(streams), "stdin": stdin}
+        _, descriptors = await self.call("attach", asked)
+        if not (stdin and len(descriptors) == len(streams) + 1):
+            self._expect(descriptors, len(streams), "attach")
+        return descriptors[: len(streams)], descriptors[-1] if len(descriptors) > len(streams) else None
+
+    async def close_stdin(self, container: str) -> None:
+        """End a container's stdin, once nobody holds a descriptor of it any more."""
+        await self._plain("close_stdin", {"container": container})
+
+    async def resize(self, container: str, width: int, height: int) -> None:
+        """Say how large a container's terminal is, in characters."""
+        await self._plain("resize", {"container": container, "width": width, "height": height})
+
+    async def resolve_user(self, request: ResolveUserRequest) -> ResolvedUser:
+        """Who a user is by the image's own files."""
+        return cast(ResolvedUser, await self._plain("resolve_user", cast(Message, request)))
+
+    async def shutdown(self) -> None:
+        """Kill all that is left of the pod and end the monitor."""
+        await self._plain("shutdown", {}, SHUTDOWN_TIMEOUT)
+
+    async def _birth(
+        self,
+        op: str,
+        args: Message,
+        script: bytes,
+        words: Callable[[], Script],
+        timeout: float | None = DEFAULT_TIMEOUT,
+    ) -> Result:
+        """Send ``script`` with the operation; ``words`` is asked for what the failure of a call of it means."""
+        memfd = os.memfd_create("crisp-script", os.MFD_CLOEXEC)
+        try:
+            write_all(memfd, script)
+            return await self.call(op, args, [memfd], timeout)
+        except ScriptFailed as failed:
+            raise words().fault(failed.at, failed.errno) from failed
+        finally:
+            os.close(memfd)
+
+    async def _plain(self, op: str, args: Message, timeout: float | None = DEFAULT_TIMEOUT) -> Message:
+        result, descriptors = await self.call(op, args, timeout=timeout)
+        self._expect(descriptors, 0, op)
+        return result
+
+    def _expect(self, descriptors: list[int], count: int, op: str) -> None:
+        if len(descriptors) != count:
+            channel.close_all(descriptors)
+            raise HostFault(f"{len(descriptors)} descriptors, expected {count}", step=op, object=f"monitor {self.pid}")
+
+
+def write_all(fd: int, content: bytes) -> None:
+    """write(2) until all of ``content`` is written."""
+    view = memoryview(content)
+    while view:
+        view = view[os.write(fd, view) :]

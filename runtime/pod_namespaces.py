@@ -1,0 +1,73 @@
+"""The namespaces that a pod has for itself: made and set up by a child of its monitor.
+
+The scripts of ``pause`` make them, or enter those of a blank pod, which gets its name
+then. The monitor only holds descriptors, which ``container`` hands to each
+container's init.
+
+Invariant: the monitor itself is in the host's namespaces, always.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping, Sequence
+
+from runtime.errors import InvalidArgument
+from runtime.linux import namespaces
+from runtime.linux.libc import AT_FDCWD
+from runtime.linux.script import Script, Slot
+from runtime.sysctls import write_sysctls
+
+_FILES = {
+    "network": "/proc/self/ns/net",
+    "ipc": "/proc/self/ns/ipc",
+    "uts": "/proc/self/ns/uts",
+    "pid": "/proc/self/ns/pid",
+}
+_ROUTING = (socket.AF_NETLINK.value, socket.SOCK_RAW.value | socket.SOCK_CLOEXEC.value, socket.NETLINK_ROUTE)
+
+
+def create(script: Script, kinds: Sequence[str], hostname: str, sysctls: Mapping[str, str]) -> list[Slot]:
+    """Enter new namespaces of ``kinds`` and set them up; the process was born in the new "pid" one, if that is listed.
+
+    A descriptor of each, in order, and one more if the network is among them: a
+    routing socket (AF_NETLINK) inside it.
+
+    Raises:
+        InvalidArgument: a sysctl is not the pod's, or a pod has no namespace of such a kind.
+    """
+    flags = 0
+    for kind in kinds:
+        if kind != "pid":
+            flags |= _flag(kind)
+    script.call("unshare", flags)
+    _set_up(script, kinds, hostname, sysctls)
+    paths, flags = [_FILES[kind] for kind in kinds], os.O_RDONLY | os.O_CLOEXEC
+    made = [script.opened("openat", AT_FDCWD, path, flags, 0, object=path) for path in paths]
+    if "network" in kinds:
+        made.append(script.opened("socket", *_ROUTING))
+    return made
+
+
+def enter(script: Script, held: Sequence[str], hostname: str, sysctls: Mapping[str, str]) -> None:
+    """Enter the given namespaces ``held``, set them up, and close their descriptors.
+
+    Raises: as :func:`create`.
+    """
+    for kind in held:
+        script.call("setns", script.given[kind], _flag(kind), object=kind)
+        script.close(script.given[kind])
+    _set_up(script, held, hostname, sysctls)
+
+
+def _flag(kind: str) -> int:
+    if kind not in _FILES:
+        raise InvalidArgument("is no kind of namespace that a pod has for itself", object=kind[:100])
+    return namespaces.FLAGS_BY_TYPE[kind]
+
+
+def _set_up(script: Script, kinds: Sequence[str], hostname: str, sysctls: Mapping[str, str]) -> None:
+    if "uts" in kinds and hostname:
+        script.call("sethostname", hostname, len(hostname.encode()), object=hostname)
+    write_sysctls(script, sysctls, kinds)

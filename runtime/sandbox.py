@@ -1,0 +1,115 @@
+"""The pod's sandbox, as its monitor sees it: its namespaces and pause.
+
+``runtime.monitor`` calls ``create`` once, for a pod of the pool ``create_blank`` before;
+``runtime.pause`` writes the scripts of both.
+
+Invariant: pause runs in every namespace that the pod has for itself; a sandbox
+that could not be created has left nothing, and can be created again.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+
+from runtime import exits
+from runtime.cgroups import kill
+from runtime.children import Birth, Child
+from runtime.errors import FailedPrecondition, Fault
+from runtime.linux.namespaces import CLONE_NEWPID
+from runtime.peers import Reply
+from runtime.pod import Pod
+from runtime.spec import CgroupDirs, SandboxBirth
+
+
+class Sandbox:
+    """``state`` is absent, made, or ended (pause has exited)."""
+
+    def __init__(self, pod: Pod) -> None:
+        self.state = "absent"
+        self._pod = pod
+        self._pause: Child | None = None
+        self._cgroup: CgroupDirs | None = None
+
+    @property
+    def pause_pid(self) -> int | None:
+        """None where pause does not run."""
+        return None if self._pause is None else self._pause.pid
+
+    def create_blank(self, kinds: list[str], reply: Reply) -> None:
+        """Have a child make the namespaces ``kinds``, not that of processes, and end.
+
+        ``reply`` has a descriptor of each and, with the network, a routing socket inside it.
+
+        Raises:
+            FailedPrecondition: the pod has namespaces already.
+            OSError: it was not born.
+        """
+        if self.state != "absent" or self._pod.namespaces:
+            raise FailedPrecondition("the pod has its namespaces already")
+        birth = Birth(
+            "blank pod",
+            on_ready=functools.partial(self._on_ready, kinds, reply),
+            on_failed=reply.fail,
+            on_exit=_ignore,
+        )
+        self._pod.children.spawn(birth, self._pod.launch, reply.script())
+
+    def create(self, request: SandboxBirth, reply: Reply) -> None:
+        """Have a child make the namespaces, or enter those of the blank pod, and become pause.
+
+        ``reply`` is given once pause runs, or is gone: with a descriptor for each of
+        ``request["new"]``, in order, and, if the network is one of them, a routing socket
+        inside it.
+
+        Raises:
+            FailedPrecondition: there is a sandbox, or not what it is to hold.
+            OSError: it was not born; nothing has been made.
+        """
+        if self.state != "absent":
+            raise FailedPrecondition("the pod has its sandbox already")
+        held, kinds = self._pod.held(request["held"]), request["new"]
+        birth = Birth(
+            "pause",
+            on_ready=functools.partial(self._on_ready, kinds, reply),
+            on_failed=functools.partial(self._on_failed, reply),
+            on_exit=self._on_exit,
+            cgroup=request["cgroup"],
+            flags=CLONE_NEWPID if "pid" in kinds else 0,
+        )
+        self._pause = self._pod.children.spawn(birth, self._pod.launch, reply.script(), held)
+        self._cgroup = request["cgroup"]
+        self.state = "made"
+
+    def kill(self) -> None:
+        """SIGKILL to pause, and so to all in a PID namespace of which it is the init.
+
+        Raises:
+            OSError: the kernel refused.
+        """
+        if self._pause is not None and self._cgroup is not None:
+            kill.kill(self._cgroup)
+            self._pause.signal(signal.SIGKILL)
+
+    def _on_ready(self, kinds: list[str], reply: Reply, child: Child) -> None:
+        given = list(child.given)
+        child.given.clear()
+        self._pod.namespaces.update(zip(kinds, given, strict=False))
+        # The namespaces' are ours from now on; the routing socket, the last, is the daemon's alone.
+        handed = map(os.dup, given[: len(kinds)])
+        reply.ok({"pause_pid": child.pid}, [*handed, *given[len(kinds) :]])
+
+    def _on_failed(self, reply: Reply, fault: Fault) -> None:
+        self._pause = None
+        self.state = "absent"
+        reply.fail(fault)
+
+    def _on_exit(self, status: int) -> None:
+        self._pause = None
+        self.state = "ended"
+        self._pod.announce({"event": "pause_exit", "code": exits.exit_code(status)[0]})
+
+
+def _ignore(status: int) -> None:
+    """A child that has handed over what it made may end as it likes."""

@@ -1,0 +1,288 @@
+"""The documents that travel from a plan to the process that carries it out.
+
+``Spec`` and what it holds is the OCI runtime specification (v1.2) as far as
+crisp fills it; it is kept on disk as ``config.json``. From a ``StartRequest``, an
+``ExecRequest`` or a ``SandboxRequest`` the daemon writes the script of a process
+(``runtime.init``, ``runtime.command``, ``runtime.pause``) and sends it to the monitor,
+with what the monitor itself has to know: ``ContainerBirth``, ``ExecBirth``,
+``SandboxBirth``. They are typed dictionaries, not classes: the monitor reads them
+straight from JSON, with nothing to construct and nothing to import.
+
+Invariant: everything in here is plain JSON (str, int, bool, None, list, dict).
+"""
+
+from __future__ import annotations
+
+from typing import NotRequired, TypedDict
+
+
+class User(TypedDict):
+    """Numeric only: names were resolved before (OCI ``process.user``)."""
+
+    uid: int
+    gid: int
+    additionalGids: list[int]
+    umask: NotRequired[int]
+
+
+class Capabilities(TypedDict):
+    """Names with the ``CAP_`` prefix."""
+
+    bounding: list[str]
+    effective: list[str]
+    permitted: list[str]
+    inheritable: list[str]
+    ambient: list[str]
+
+
+class Rlimit(TypedDict):
+    type: str
+    soft: int
+    hard: int
+
+
+class Process(TypedDict):
+    terminal: bool
+    user: User
+    args: list[str]
+    env: list[str]
+    cwd: str
+    capabilities: Capabilities
+    rlimits: list[Rlimit]
+    noNewPrivileges: bool
+    oomScoreAdj: NotRequired[int]
+
+
+class Root(TypedDict):
+    path: str
+    readonly: bool
+
+
+class Mount(TypedDict):
+    """``type`` "bind" with options as mount(8) spells them (rbind, ro, rro,
+    nosuid, nodev, noexec, and one of private/rprivate/slave/rslave/shared/rshared),
+    or a filesystem type with its own options."""
+
+    destination: str
+    type: str
+    source: str
+    options: list[str]
+
+
+class Namespace(TypedDict):
+    """``type`` is pid, network, ipc, uts, mount, cgroup or user. Without ``path``
+    a new one is made; with it that one is joined; not listed means the host's."""
+
+    type: str
+    path: NotRequired[str]
+
+
+class Device(TypedDict):
+    """``type`` is c, b or p; ``fileMode`` permission bits."""
+
+    path: str
+    type: str
+    major: int
+    minor: int
+    fileMode: int
+    uid: int
+    gid: int
+
+
+class DeviceRule(TypedDict):
+    allow: bool
+    type: NotRequired[str]
+    major: NotRequired[int]
+    minor: NotRequired[int]
+    access: NotRequired[str]
+
+
+class Linux(TypedDict):
+    namespaces: list[Namespace]
+    devices: list[Device]
+    cgroupsPath: str
+    sysctl: dict[str, str]
+    maskedPaths: list[str]
+    readonlyPaths: list[str]
+    rootfsPropagation: str
+    deviceRules: NotRequired[list[DeviceRule]]
+
+
+class Spec(TypedDict):
+    """The OCI runtime document, ``config.json``."""
+
+    ociVersion: str
+    process: Process
+    root: Root
+    hostname: str
+    mounts: list[Mount]
+    annotations: dict[str, str]
+    linux: Linux
+
+
+class Rootfs(TypedDict):
+    """How the root is composed. ``lowerdirs`` are host directories, topmost first."""
+
+    lowerdirs: list[str]
+    upperdir: str
+    workdir: str
+    staging: str
+
+
+class Volume(TypedDict):
+    """An image VOLUME: ``source`` (a host directory of ours) is filled with what
+    the image has at ``destination``, owners and modes included, then bound there."""
+
+    destination: str
+    source: str
+
+
+class CgroupDirs(TypedDict):
+    """Absolute directories to be in. ``v1`` ones are joined by writing 0 to
+    ``tasks``; ``v2`` (also on hybrid hosts) by CLONE_INTO_CGROUP; None: no v2."""
+
+    v1: list[str]
+    v2: str | None
+
+
+class StartRequest(TypedDict):
+    """Everything that starting one container needs.
+
+    ``pid_mode`` is pod, container, node or target (then ``target`` is the
+    container of this pod whose PID namespace is joined). ``seccomp`` is the path
+    of a compiled BPF program (array of struct sock_filter) or None.
+    ``missing_sources`` are bind sources to be made as directories, mode 0755, if absent.
+    ``memory_events`` is the file whose ``oom_kill`` counter is read at exit
+    (v2 memory.events, v1 memory.oom_control) or None.
+    ``log_directory`` is the directory above ``log_path`` below which no link is followed.
+    """
+
+    container: str
+    spec: Spec
+    rootfs: Rootfs
+    volumes: list[Volume]
+    missing_sources: list[str]
+    cgroup: CgroupDirs
+    pid_mode: str
+    target: str | None
+    seccomp: str | None
+    log_path: str | None
+    log_directory: NotRequired[str]
+    stdin: bool
+    stdin_once: bool
+    memory_events: str | None
+
+
+class FillRequest(TypedDict):
+    """The image's volumes to be filled, before their container starts and in its ``cgroup``."""
+
+    rootfs: Rootfs
+    volumes: list[Volume]
+    cgroup: CgroupDirs
+
+
+class ExecRequest(TypedDict):
+    """A command inside a running container. ``timeout`` in seconds, None for none.
+
+    ``cgroup`` is the exec's own (below the container's). The monitor enforces the
+    timeout by killing that cgroup, whether or not a daemon is there.
+    """
+
+    container: str
+    exec: str
+    process: Process
+    cgroup: CgroupDirs
+    seccomp: str | None
+    stdin: bool
+    timeout: float | None
+
+
+class SandboxRequest(TypedDict):
+    """The pod's namespaces and its pause process.
+
+    ``namespaces`` lists the new ones among network, ipc, uts, pid. ``sysctls`` are
+    written inside them. ``pause`` is the security context of the pause process.
+    """
+
+    namespaces: list[str]
+    hostname: str
+    sysctls: dict[str, str]
+    cgroup: CgroupDirs
+    user: User
+    no_new_privileges: bool
+    seccomp: str | None
+    oom_score_adj: int
+
+
+class ContainerBirth(TypedDict):
+    """What the monitor has to know of a container whose script it is sent; the fields are those of
+    ``StartRequest``. ``joined`` are the pod's namespaces that are given to the script after the
+    standard streams, in that order."""
+
+    container: str
+    terminal: bool
+    stdin: bool
+    joined: list[str]
+    cgroup: CgroupDirs
+    pid_mode: str
+    target: str | None
+    log_path: str | None
+    log_directory: NotRequired[str]
+    memory_events: str | None
+
+
+class ExecBirth(TypedDict):
+    """As ``ContainerBirth``, of an ``ExecRequest``."""
+
+    container: str
+    exec: str
+    terminal: bool
+    stdin: bool
+    cgroup: CgroupDirs
+    timeout: float | None
+
+
+class SandboxBirth(TypedDict):
+    """As ``ContainerBirth``, of a ``SandboxRequest``: ``held`` namespaces are given to the script, ``new``
+    ones it hands over."""
+
+    held: list[str]
+    new: list[str]
+    cgroup: CgroupDirs
+
+
+class ResolveUserRequest(TypedDict):
+    """Numeric identity of ``user`` ("", "u", "u:g", "uid", "uid:gid") by the image's
+    own passwd and group. ``groups`` are the request's supplementary groups;
+    ``policy`` Merge adds those of the image's group file, Strict does not.
+    ``gid`` overrides the primary group when given."""
+
+    rootfs: Rootfs
+    user: str
+    gid: int | None
+    groups: list[int]
+    policy: str
+
+
+class ResolvedUser(TypedDict):
+    uid: int
+    gid: int
+    additionalGids: list[int]
+    home: str
+
+
+class ExitRecord(TypedDict):
+    """What the monitor writes to ``exits/<container>.json`` before it tells anyone.
+
+    ``code`` is 128+n for signal n; ``oom`` only if the kernel's counter moved and
+    the main process was killed by SIGKILL; ``finished_at`` in ns since the epoch.
+    """
+
+    container: str
+    pid: int
+    code: int
+    signal: int
+    oom: bool
+    finished_at: int
+    reason: NotRequired[str]
+    message: NotRequired[str]

@@ -1,0 +1,197 @@
+"""The bridge and its veth pairs, in the kernel: made, found again, removed.
+
+Blocking, for the thread of ``network.netthread``; ``network.bridge`` decides what is
+to be done, ``network.rtnetlink`` encodes it.
+
+Invariant: every link made here says from its first moment whose it is, and nothing is
+deleted or changed that is not ours.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from network import rtnetlink
+from network.hostnet import HostNetworks, belongs_to, check_bridge, links_of_pods
+from network.names import POD_INTERFACE, Alias, hardware_address, host_link_name
+from network.netlink import NETLINK_ROUTE, NetlinkSocket
+from network.rtnetlink import Address, Interface, Link, Peer
+from network.subnet import Pool
+from runtime.errors import FailedPrecondition, HostFault
+
+_LOOPBACK = 1
+"""The index of lo: it is the first interface of every namespace."""
+_SYSCTLS = Path("/proc/sys/net")
+
+
+@dataclass(frozen=True, slots=True)
+class SysctlChange:
+    """A host setting that crisp needed otherwise; ``crisp check`` explains it."""
+
+    name: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
+class PodEnd:
+    """What is configured inside a pod: its address with prefix, the gateway, the MTU."""
+
+    interface: Interface
+    gateway: Address
+    mtu: int
+
+
+def read_host(route: NetlinkSocket) -> HostNetworks:
+    """Links, addresses and IPv4 routes of the socket's namespace."""
+    step = "read the host's networks"
+    return HostNetworks(
+        links=tuple(map(rtnetlink.parse_link, route.dump(rtnetlink.dump_links(), step=step))),
+        addresses=tuple(map(rtnetlink.parse_address, route.dump(rtnetlink.dump_addresses(), step=step))),
+        routes=tuple(map(rtnetlink.parse_route, route.dump(rtnetlink.dump_routes(4), step=step))),
+    )
+
+
+def find_link(route: NetlinkSocket, name: str) -> Link | None:
+    """The interface called ``name`` in the socket's namespace, if there is one."""
+    try:
+        replies = route.transact([rtnetlink.get_link(name)], step="look up the link")
+    except HostFault as fault:
+        if fault.errno == errno.ENODEV:
+            return None
+        raise
+    return rtnetlink.parse_link(replies[0])
+
+
+def ensure_bridge(route: NetlinkSocket, host: HostNetworks, name: str, ours: Alias, mtu: int, pools: list[Pool]) -> int:
+    """The bridge with each pool's gateway on it, and the index that it has.
+
+    The first pool decides its hardware address. Gateways of other subnets go.
+
+    Raises:
+        FailedPrecondition: the name is not ours (``network.hostnet.check_bridge``).
+    """
+    step = "prepare the bridge"
+    link = check_bridge(host, name, ours)
+    if link is None:
+        hardware = hardware_address(pools[0].gateway)
+        route.transact([rtnetlink.new_bridge(name, hardware=hardware, group=ours.group, mtu=mtu)], step=step)
+        link = find_link(route, name)
+        if link is None:
+            raise HostFault("gone at once after it was made", step=step, object=name, call="RTM_GETLINK")
+    set_sysctl(f"ipv6/conf/{name}/accept_ra", "0")
+    wanted = {pool.gateway_interface for pool in pools}
+    stale = [
+        address.interface
+        for address in host.addresses
+        if address.index == link.index and address.interface.version == 4 and address.interface not in wanted
+    ]
+    messages = [rtnetlink.set_link(name, index=link.index, up=True, alias=ours.encode(), mtu=mtu)]
+    messages += [rtnetlink.new_address(link.index, pool.gateway_interface) for pool in pools]
+    messages += [rtnetlink.delete_address(link.index, interface) for interface in stale]
+    route.transact(messages, step=step)
+    return link.index
+
+
+def restore_ports(route: NetlinkSocket, host: HostNetworks, ours: Alias, bridge: int) -> None:
+    """Put this instance's pod links on the bridge that is there now; a new one has no ports."""
+    strays = [link for _, link in links_of_pods(host.links, ours) if link.master != bridge]
+    for link in strays:
+        message = rtnetlink.set_link(link.name, index=link.index, up=True, master=bridge)
+        try:
+            route.transact([message], step="put the pod's link back on the bridge")
+        except HostFault as fault:
+            if fault.errno != errno.ENODEV:  # its namespace has just ended
+                raise
+
+
+def create_pair(route: NetlinkSocket, pod: Alias, netns_fd: int, bridge: int, end: PodEnd) -> str:
+    """The veth pair of a pod, its host end up, named and on the bridge. Returns that name.
+
+    A pair that a broken-off attempt left under this id is replaced.
+
+    Raises:
+        FailedPrecondition: an interface of this name is not ours.
+    """
+    name, step = host_link_name(pod.subject), "create the veth pair"
+    peer = Peer(POD_INTERFACE, hardware_address(end.interface.ip), netns_fd)
+    create = rtnetlink.new_veth(name, peer, group=pod.group, bridge=bridge, mtu=end.mtu)
+    try:
+        route.transact([create], step=step)
+    except HostFault as fault:
+        if fault.errno != errno.EEXIST:
+            raise
+        link = find_link(route, name)
+        if link is not None and not belongs_to(link, pod):
+            raise FailedPrecondition("the interface exists and is not this pod's", step=step, object=name) from fault
+        delete_pod_link(route, pod)
+        route.transact([create], step=step)
+    # Not in one batch with the creation: after a failed one it would name a stranger's link.
+    route.transact([rtnetlink.set_link(name, alias=pod.encode())], step=step)
+    return name
+
+
+def configure_pod(netlink_fd: int, end: PodEnd) -> None:
+    """lo and eth0 up, the address and the default route; through a socket of the pod's namespace."""
+    step = "configure the pod's interface"
+    with NetlinkSocket.adopt(os.dup(netlink_fd)) as pod:
+        link = find_link(pod, POD_INTERFACE)
+        if link is None:
+            raise HostFault(
+                "not in the pod's namespace", step=step, object=POD_INTERFACE, call="RTM_GETLINK", errno=errno.ENODEV
+            )
+        messages = [
+            rtnetlink.set_link("lo", index=_LOOPBACK, up=True),
+            rtnetlink.set_link(POD_INTERFACE, index=link.index, up=True),
+            rtnetlink.new_address(link.index, end.interface),
+            rtnetlink.new_default_route(end.gateway),
+        ]
+        pod.transact(messages, step=step)
+
+
+def delete_pod_link(route: NetlinkSocket, pod: Alias) -> bool:
+    """Delete the pod's pair, if it is there. Waits for the kernel: some 30 ms."""
+    return delete_owned(route, host_link_name(pod.subject), pod)
+
+
+def delete_owned(route: NetlinkSocket, name: str, owner: Alias) -> bool:
+    """Delete the link ``name`` if it is ``owner``'s; True if it was there."""
+    link = find_link(route, name)
+    if link is None or not belongs_to(link, owner):
+        return False
+    try:
+        route.transact([rtnetlink.delete_link(link.name, link.index)], step="delete the link")
+    except HostFault as fault:
+        if fault.errno != errno.ENODEV:
+            raise
+        return False
+    return True
+
+
+def set_sysctl(name: str, value: str) -> SysctlChange | None:
+    """Set ``net/<name>`` of the calling thread's namespace; the change, if it was one.
+
+    A setting that the kernel does not have (no IPv6, say) is none.
+
+    Raises:
+        HostFault: it may not be read or written.
+    """
+    path = _SYSCTLS / name
+    try:
+        before = path.read_text().strip()
+        if before == value:
+            return None
+        path.write_text(value)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        call = "write" if error.errno in (errno.EPERM, errno.EACCES, errno.EROFS) else "open"
+        raise HostFault(step="set the sysctl", object=str(path), call=call, errno=error.errno or 0) from error
+    return SysctlChange(f"net/{name}".replace("/", "."), before, value)
+
+
+def open_route_socket() -> NetlinkSocket:
+    return NetlinkSocket.open(NETLINK_ROUTE)

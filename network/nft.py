@@ -1,0 +1,119 @@
+"""The instance's own nftables table: static rules over sets, and a pod is an element.
+
+``nft`` itself runs only to make the table (at start, and when the subnets change); a
+pod's element is added and removed by one nfnetlink batch. ``network.nft_messages``
+has the text and the messages, ``network.wiring`` is the user.
+
+Invariant: nothing outside ``crisp_<instance>`` is read or changed, and the table's
+elements outlive its being made again.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import subprocess
+from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv4Network
+
+from network import nft_messages
+from network.names import table_name
+from network.netlink import NETLINK_NETFILTER, Message, NetlinkSocket
+from runtime.errors import HostFault
+
+_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
+_NFT_SECONDS = 20
+_ELEMENTS_A_BATCH = 256
+
+
+class Table:
+    """The table of ``instance``. Blocking; of the thread and the namespace that opened it."""
+
+    def __init__(self, instance: str, *, path: str = _PATH) -> None:
+        """``path`` is where ``nft`` is looked for, in the form of PATH."""
+        self._instance = instance
+        self._path = path
+        self._netfilter = NetlinkSocket.open(NETLINK_NETFILTER)
+
+    @property
+    def name(self) -> str:
+        return table_name(self._instance)
+
+    def close(self) -> None:
+        self._netfilter.close()
+
+    def ensure(self, subnets: Sequence[IPv4Network]) -> None:
+        """Make the table, or bring it up to date; the pods' elements stay.
+
+        Raises:
+            HostFault: no nft command, or what it says, or what the kernel lacks.
+        """
+        step, object_ = "create the nftables table", table_name(self._instance)
+        nft = shutil.which("nft", path=self._path)
+        if nft is None:
+            message = f"no nft command in {self._path}; install the package nftables"
+            raise HostFault(message, step=step, object=object_, call="nft", errno=errno.ENOENT)
+        script = nft_messages.plan_table(self._instance, subnets)
+        try:
+            done = subprocess.run(
+                [nft, "-f", "-"],
+                input=script.encode(),
+                capture_output=True,
+                timeout=_NFT_SECONDS,
+                env={"PATH": self._path, "LC_ALL": "C"},
+            )
+        except subprocess.TimeoutExpired:
+            raise HostFault(
+                "no end within 20 s", step=step, object=object_, call="nft", errno=errno.ETIMEDOUT
+            ) from None
+        except OSError as error:
+            raise HostFault(step=step, object=object_, call=nft, errno=error.errno or 0) from error
+        if done.returncode:
+            raise HostFault(_first_error(done.stderr, done.returncode), step=step, object=object_, call="nft")
+
+    def add(self, elements: Sequence[tuple[IPv4Address, str]]) -> None:
+        """Add pods' addresses with their comments. Idempotent.
+
+        Raises:
+            HostFault: with ENOENT, the table is gone.
+        """
+        for begin in range(0, len(elements), _ELEMENTS_A_BATCH):
+            batch = nft_messages.plan_add(self._instance, elements[begin : begin + _ELEMENTS_A_BATCH])
+            self._netfilter.transact(batch, step="add the pod to the nftables set")
+
+    def discard(self, address: IPv4Address) -> bool:
+        """Remove a pod's address; False if it, or the table, was not there."""
+        return self._found(nft_messages.plan_delete(self._instance, address), "remove the pod from the nftables set")
+
+    def elements(self) -> dict[str, str] | None:
+        """The pods' addresses and comments, or None without a table."""
+        try:
+            replies = self._netfilter.dump(nft_messages.plan_list(self._instance), step="list the nftables set")
+        except HostFault as fault:
+            if fault.errno == errno.ENOENT:
+                return None
+            raise
+        return nft_messages.parse_elements(replies)
+
+    def exists(self) -> bool:
+        return self._found([nft_messages.plan_look_up(self._instance)], "look up the nftables table")
+
+    def delete(self) -> bool:
+        """Delete the whole table; False if there was none."""
+        return self._found(nft_messages.plan_delete_table(self._instance), "delete the nftables table")
+
+    def _found(self, batch: Sequence[Message], step: str) -> bool:
+        try:
+            self._netfilter.transact(batch, step=step)
+        except HostFault as fault:
+            if fault.errno == errno.ENOENT:
+                return False
+            raise
+        return True
+
+
+def _first_error(stderr: bytes, code: int) -> str:
+    lines = [line.strip() for line in stderr.decode(errors="replace").splitlines()]
+    said = next((line for line in lines if "Error:" in line), lines[0] if lines else "")
+    said = said.partition("Error:")[2].strip() or said or f"exit status {code}"
+    return said[:1].lower() + said[1:]

@@ -1,0 +1,124 @@
+"""What a network provider is: the seam between ``cri`` and the ways a pod gets packets.
+
+``network.bridge`` is the built-in provider, ``network.host`` the one of pods in the
+node's own network. Requests and results are plain data, so a plan can hold them and
+a test can assert them.
+
+Invariant: ``attach`` and ``detach`` may be repeated; after an ``attach`` that began,
+however it ended, ``detach`` is owed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttachRequest:
+    """``netns_fd`` is the pod's network namespace, ``netlink_fd`` a NETLINK_ROUTE socket that
+    was opened in it. Both are borrowed: ``attach`` works on duplicates."""
+
+    sandbox_id: str
+    netns_fd: int
+    netlink_fd: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attachment:
+    """What a pod got. ``addresses`` are IPs without prefix, primary first; ``interface`` is
+    the name inside the pod and ``host_interface`` its other end, both '' for the host's network."""
+
+    provider: str
+    addresses: tuple[str, ...]
+    gateway: str = ""
+    interface: str = ""
+    host_interface: str = ""
+    mtu: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkStatus:
+    """The CRI's NetworkReady: ``reason`` is one CamelCase word, ``message`` for people; both
+    are '' when ready and nothing is to be said."""
+
+    ready: bool
+    reason: str = ""
+    message: str = ""
+
+
+class OrphanKind(StrEnum):
+    LINK = "link"
+    ELEMENT = "nft element"
+    LEASE = "lease"
+
+
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """Something on the host that is this instance's and belongs to no known sandbox.
+
+    ``name`` is the link's name or the address; ``owner`` the sandbox id that it carries.
+    """
+
+    kind: OrphanKind
+    name: str
+    owner: str
+
+    def describe(self) -> str:
+        return f"{self.kind} {self.name} of the unknown sandbox {self.owner or '(none named)'}"
+
+
+class Provider(Protocol):
+    """One way to connect pods. All methods are for the daemon's event loop."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def prepare(self) -> None:
+        """Make what all pods share. Idempotent.
+
+        Raises:
+            FailedPrecondition: something of it belongs to somebody else; do not start.
+            HostFault: the host cannot (yet); ``status`` says so, ``attach`` tries again.
+        """
+        ...
+
+    async def attach(self, request: AttachRequest) -> Attachment: ...
+
+    async def detach(self, sandbox_id: str, *, force: bool = False) -> None:
+        """Take the pod's network back. ``force`` also deletes its link now, which waits for
+        the kernel (some 30 ms); else the kernel does when the namespace ends, and a link
+        that is then still there is deleted a little later."""
+        ...
+
+    async def status(self) -> NetworkStatus:
+        """Whether a pod could be attached now. Makes again what is missing of what
+        ``prepare`` made, as kubelet sends no pod to a node that is not ready."""
+        ...
+
+    async def set_subnets(self, subnets: Sequence[str]) -> None:
+        """The subnets of pods that come; those that run keep what they have.
+
+        Raises:
+            InvalidArgument: see ``network.subnet.parse_subnets``.
+            FailedPrecondition: a subnet is in use on this host; the old ones stay.
+        """
+        ...
+
+    async def orphans(self, known: Collection[str]) -> tuple[Orphan, ...]:
+        """What is this instance's and belongs to none of the sandbox ids in ``known``."""
+        ...
+
+    async def remove_orphan(self, orphan: Orphan) -> None:
+        """Remove it; gone already is no error."""
+        ...
+
+    async def teardown(self) -> None:
+        """Remove what ``prepare`` made; for when no pod is left. Idempotent.
+
+        Raises:
+            FailedPrecondition: a pod still has an address.
+        """
+        ...

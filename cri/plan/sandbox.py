@@ -1,0 +1,162 @@
+"""From a PodSandboxConfig to everything that a pod's birth needs to know.
+
+``cri.rpc.sandbox_run`` calls ``plan_sandbox`` after validation, ``cri.steps.sandbox``
+carries the plan out, ``cri.plan.container`` builds on it, and it is kept in the
+sandbox's record as JSON.
+
+Invariant: pure and total for a validated request; annotations are never read.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from cri.plan.facts import HostFacts
+from cri.plan.files import plan_files
+from cri.plan.paths import clean
+from cri.plan.security import plan_seccomp
+from cri.plan.sysctls import plan_sysctls
+from cri.settings import Settings
+from proto import api_pb2 as api
+from runtime.spec import CgroupDirs, SandboxRequest, User
+
+SHM_SIZE = 64 << 20
+"""Bytes of a pod's own /dev/shm, as containerd and Docker have it."""
+
+PAUSE_OOM_SCORE_ADJ = -998
+
+POD, CONTAINER, NODE, TARGET = "pod", "container", "node", "target"
+MODES: dict[int, str] = {api.POD: POD, api.CONTAINER: CONTAINER, api.NODE: NODE, api.TARGET: TARGET}
+"""NamespaceMode by the word that plans and the monitor use."""
+
+FOLDERS = ("ns", "shm", "files", "exits", "rootfs", "containers")
+
+
+class SandboxIds(msgspec.Struct, frozen=True):
+    """``id`` is the new pod's, ``instance`` the daemon's (``cri.settings.instance``)."""
+
+    id: str
+    instance: str
+
+
+class PausePlan(msgspec.Struct, frozen=True, kw_only=True):
+    """The pause process. ``seccomp`` is ``runtime/default`` or None."""
+
+    user: User
+    seccomp: str | None
+    no_new_privileges: bool = True
+    oom_score_adj: int = PAUSE_OOM_SCORE_ADJ
+
+
+class SandboxPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """A pod, planned.
+
+    ``directory`` (below state) holds ``directories``. ``cgroup_parent`` is the pod's
+    cgroup, ``cgroup_owned`` whether it is crisp's to remove. ``namespaces`` are the new
+    ones in the order of SandboxRequest; ``network`` and ``ipc`` are pod or node,
+    ``pid`` pod, container or node. ``files`` by name, None for a copy of the host's.
+    ``shm`` is the directory that is every container's /dev/shm, ``shm_size`` its bytes
+    or None when it is the host's. ``log_directory`` may be empty: nothing is logged.
+    """
+
+    id: str
+    directory: str
+    directories: tuple[str, ...]
+    cgroup_parent: str
+    cgroup_owned: bool
+    pause_cgroup: str
+    namespaces: tuple[str, ...]
+    network: str
+    ipc: str
+    pid: str
+    hostname: str
+    sysctls: dict[str, str]
+    files: dict[str, str | None]
+    shm: str
+    shm_size: int | None
+    pause: PausePlan
+    privileged: bool
+    log_directory: str
+
+    def namespace_path(self, kind: str) -> str:
+        """Where the pod's namespace of an OCI type is pinned."""
+        return f"{self.directory}/ns/{kind}"
+
+    def file_path(self, name: str) -> str:
+        return f"{self.directory}/files/{name}"
+
+
+def cgroup_parent(config: api.PodSandboxConfig, ids: SandboxIds) -> str:
+    """The pod's cgroup: kubelet's, or one of the daemon's own when none is given."""
+    given = config.linux.cgroup_parent
+    return clean(given) if given else f"/crisp-{ids.instance}/{ids.id}"
+
+
+def plan_sandbox(
+    config: api.PodSandboxConfig, ids: SandboxIds, settings: Settings, facts: HostFacts, *, parent_exists: bool
+) -> SandboxPlan:
+    """The plan of a pod whose request was validated.
+
+    ``parent_exists``: whether ``cgroup_parent(config, ids)`` is there already; one that
+    somebody else made is never removed.
+    """
+    context = config.linux.security_context
+    options = context.namespace_options
+    network, ipc = MODES[options.network], MODES[options.ipc]
+    directory = f"{settings.state}/pods/{ids.id}"
+    parent = cgroup_parent(config, ids)
+    hostname = config.hostname or facts.hostname
+    return SandboxPlan(
+        id=ids.id,
+        directory=directory,
+        directories=(directory, *(f"{directory}/{folder}" for folder in FOLDERS)),
+        cgroup_parent=parent,
+        cgroup_owned=not config.linux.cgroup_parent or not parent_exists,
+        pause_cgroup=f"{parent.rstrip('/')}/{ids.id}",
+        namespaces=_plan_namespaces(options, own_uts=network == POD or hostname != facts.hostname),
+        network=network,
+        ipc=ipc,
+        pid=MODES[options.pid],
+        hostname=hostname,
+        sysctls=plan_sysctls(config.linux.sysctls, own_network=network == POD),
+        files=plan_files(config, hostname, own_network=network == POD),
+        shm=f"{directory}/shm" if ipc == POD else "/dev/shm",
+        shm_size=SHM_SIZE if ipc == POD else None,
+        pause=PausePlan(user=_plan_pause_user(context), seccomp=plan_seccomp(context)),
+        privileged=context.privileged,
+        log_directory=config.log_directory,
+    )
+
+
+def sandbox_request(plan: SandboxPlan, cgroup: CgroupDirs, seccomp: str | None) -> SandboxRequest:
+    """What the monitor is told; ``seccomp`` is the path of the compiled profile or None."""
+    return SandboxRequest(
+        namespaces=list(plan.namespaces),
+        hostname=plan.hostname if "uts" in plan.namespaces else "",
+        sysctls=dict(plan.sysctls),
+        cgroup=cgroup,
+        user=plan.pause.user,
+        no_new_privileges=plan.pause.no_new_privileges,
+        seccomp=seccomp,
+        oom_score_adj=plan.pause.oom_score_adj,
+    )
+
+
+def _plan_namespaces(options: api.NamespaceOption, *, own_uts: bool) -> tuple[str, ...]:
+    """A pod in the node's network also shares its UTS namespace (Kubernetes' hostNetwork),
+    unless it asks for a hostname of its own."""
+    wanted = {
+        "network": options.network == api.POD,
+        "ipc": options.ipc == api.POD,
+        "uts": own_uts,
+        "pid": options.pid == api.POD,
+    }
+    return tuple(kind for kind, new in wanted.items() if new)
+
+
+def _plan_pause_user(context: api.LinuxSandboxSecurityContext) -> User:
+    return User(
+        uid=context.run_as_user.value,
+        gid=context.run_as_group.value,
+        additionalGids=list(context.supplemental_groups),
+    )

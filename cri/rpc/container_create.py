@@ -1,0 +1,144 @@
+"""CreateContainer: a container is planned and its places are made; nothing runs yet.
+
+validate -> reserve, join or adopt -> image and user -> plan -> record the intent
+-> directories and cgroup -> record CREATED.
+
+Invariant: under the pod's lock, so that its stop never misses a container.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from cri import intent
+from cri.facts import read_device_facts
+from cri.host import Host
+from cri.images import Entry
+from cri.plan.container import ContainerIds, ContainerPlan, plan_container
+from cri.plan.document import decode, encode
+from cri.plan.sandbox import SandboxPlan
+from cri.plan.user import user_question
+from cri.profile_files import check_profile_file
+from cri.propagation import check_propagation
+from cri.state.journal import Operation
+from cri.state.records import ContainerRecord, ContainerState, SandboxRecord, SandboxState
+from cri.state.store import container_key
+from cri.steps.container import plan_create_steps
+from cri.timeline import to_records
+from cri.validate.container import PodFacts, validate_create_container
+from proto import api_pb2 as api
+from runtime.errors import FailedPrecondition, InvalidArgument, NotFound
+from runtime.spec import ResolvedUser
+from runtime.steps import Stage
+
+
+async def create_container(
+    host: Host, request: api.CreateContainerRequest, context: Any
+) -> api.CreateContainerResponse:
+    sandbox = host.store.sandboxes.get(request.pod_sandbox_id)
+    check_profile_file(request.config.linux.security_context)
+    validate_create_container(request, pod_facts(host, sandbox), host.facts)
+    check_propagation(request.config)
+    meta = request.config.metadata
+    key = container_key(sandbox.id, meta.name, meta.attempt)
+
+    async def work(operation: Operation) -> None:
+        async with host.lock(sandbox.id):
+            await make_container(host, request.config, sandbox.id, operation)
+
+    id = await intent.run(host, context, key, request, work)
+    return api.CreateContainerResponse(container_id=id)
+
+
+async def make_container(host: Host, config: api.ContainerConfig, sandbox_id: str, operation: Operation) -> None:
+    """The work behind the RPC, with the pod's lock held."""
+    image = host.images.require(config.image)
+    with host.images.hold(image.record):
+        await make_from_image(host, config, sandbox_id, image, operation)
+
+
+async def make_from_image(
+    host: Host, config: api.ContainerConfig, sandbox_id: str, image: Entry, operation: Operation
+) -> None:
+    sandbox = ready_sandbox(host, sandbox_id)
+    id = operation.object_id
+    target = find_target(host, sandbox_id, config)
+    plan = plan_container(
+        config,
+        decode(sandbox.plan, SandboxPlan),
+        image.config,
+        await resolve_user(host, sandbox, config, image),
+        ContainerIds(id, host.container_directory(id), target),
+        host.facts,
+        read_device_facts(config),
+    )
+    steps = plan_create_steps(plan, host.pod_directory(sandbox_id))
+    await intent.carry_out(host, operation, steps, lambda stages: record_created(config, plan, image, stages))
+
+
+def pod_facts(host: Host, sandbox: SandboxRecord) -> PodFacts:
+    states = {each.id: each.state for each in host.store.containers_of(sandbox.id)}
+    return PodFacts(decode(sandbox.plan, SandboxPlan), sandbox.state, states)
+
+
+def ready_sandbox(host: Host, id: str) -> SandboxRecord:
+    """Raises FailedPrecondition unless the sandbox is READY and has its monitor."""
+    record = host.store.sandboxes.get(id)
+    if record.state is not SandboxState.READY or id not in host.pods:
+        why = record.reason or "it was stopped"
+        raise FailedPrecondition(f"is not ready: {why}", object=f"sandbox {id}")
+    return record
+
+
+async def resolve_user(host: Host, sandbox: SandboxRecord, config: api.ContainerConfig, image: Entry) -> ResolvedUser:
+    """Who the container runs as, by the image's own passwd and group; remembered by image."""
+    question = user_question(config, image.config)
+    key = f"{image.id} {question}"
+    known = host.users.get(key)
+    if known is None:
+        rootfs = host.images.probe_rootfs(image.record.layers, host.pod_directory(sandbox.id))
+        known = await host.pods[sandbox.id].monitor.resolve_user({"rootfs": rootfs, **question})
+        host.users[key] = known
+    return known
+
+
+def find_target(host: Host, sandbox_id: str, config: api.ContainerConfig) -> str | None:
+    """The container whose PID namespace is asked for: a running one of the same pod.
+
+    Raises:
+        InvalidArgument: it is of another pod, or there is no such container.
+        FailedPrecondition: it does not run.
+    """
+    options = config.linux.security_context.namespace_options
+    if options.pid != api.TARGET:
+        return None
+    try:
+        target = host.store.containers.get(options.target_id)
+    except NotFound:
+        raise InvalidArgument("is not a container", object=f"target_id {options.target_id}") from None
+    if target.sandbox_id != sandbox_id:
+        raise InvalidArgument("is not a container of this pod", object=f"target_id {options.target_id}")
+    if target.state is not ContainerState.RUNNING:
+        raise FailedPrecondition("does not run", object=f"target_id {options.target_id}")
+    return target.id
+
+
+def record_created(
+    config: api.ContainerConfig, plan: ContainerPlan, image: Entry, stages: list[Stage]
+) -> ContainerRecord:
+    return ContainerRecord(
+        id=plan.id,
+        sandbox_id=plan.sandbox_id,
+        name=config.metadata.name,
+        attempt=config.metadata.attempt,
+        config=config.SerializeToString(),
+        plan=encode(plan),
+        image_id=image.id,
+        image_ref=image.id,
+        layers=image.record.layers,
+        created_at=time.time_ns(),
+        state=ContainerState.CREATED,
+        resources=config.linux.resources.SerializeToString(),
+        stages=to_records(stages),
+    )

@@ -1,0 +1,31 @@
+"""ContainerStatus: what a container is, and with ``verbose`` its document and stages.
+
+Invariant: reads memory only and takes no lock.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from cri.host import Host
+from cri.rpc.messages import status_of_container
+from cri.state.records import ContainerRecord
+from cri.timeline import Timeline, to_info
+from proto import api_pb2 as api
+
+
+async def container_status_rpc(
+    host: Host, request: api.ContainerStatusRequest, _context: Any
+) -> api.ContainerStatusResponse:
+    record = host.store.containers.get(request.container_id)
+    return api.ContainerStatusResponse(
+        status=status_of_container(record), info=verbose_info(record) if request.verbose else {}
+    )
+
+
+def verbose_info(record: ContainerRecord) -> dict[str, str]:
+    """JSON: ``info`` with the pid and the plan (``plan.spec`` is config.json), ``timeline``."""
+    info = {"sandboxID": record.sandbox_id, "pid": record.pid, "plan": json.loads(record.plan)}
+    timeline = Timeline(f"container {record.id[:12]} {record.name}", record.stages)
+    return {"info": json.dumps(info), "timeline": to_info([timeline])}

@@ -1,0 +1,140 @@
+"""What a single setting may hold; one check a kind of value.
+
+``cri.settings`` runs them and adds the place; the messages begin after the
+setting's name.
+
+Invariant: pure, and a check either returns None or raises ValueError with a
+suggestion where there is an obvious one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+from collections.abc import Sequence
+from posixpath import normpath
+
+LEVELS = ("debug", "info", "warning", "error")
+DRIVERS = ("auto", "cgroupfs", "systemd")
+MAX_SOCKET_PATH = 107
+"""Bytes of a path in a ``sockaddr_un``, unix(7)."""
+MAX_POOL = 256
+ADMIN_SOCKET = "admin.sock"
+"""Below the state directory, for the ``crisp`` command."""
+MAX_DURATION = 7 * 24 * 3600
+UNITS = {"s": 1, "m": 60, "h": 3600}
+
+
+def check_listen(value: str) -> None:
+    if not value.startswith("unix:///"):
+        hint = f'; did you mean "unix://{value}"?' if value.startswith("/") else ""
+        raise ValueError(f"must be unix:// and an absolute path, not {value!r}{hint}")
+    check_directory(value.removeprefix("unix://"))
+    if len(value.removeprefix("unix://").encode(errors="surrogateescape")) > MAX_SOCKET_PATH:
+        raise ValueError(f"is longer than the {MAX_SOCKET_PATH} bytes that a socket's path may have")
+
+
+def check_directory(value: str) -> None:
+    if not value.startswith("/"):
+        hint = f'; did you mean "/{value}"?' if value else ""
+        raise ValueError(f"must be an absolute path, not {value!r}{hint}")
+    if value == "/" or ".." in value.split("/") or not value.isprintable():
+        raise ValueError(f"must be a printable path below / without '..', not {value!r}")
+
+
+def check_places(listen: str, root: str, state: str) -> tuple[str, str]:
+    """Which setting does not go with the others, and why; two empty strings if all do."""
+    if normpath(root) == normpath(state):
+        return "state", f"state and root are both {normpath(root)!r}; they must differ"
+    admin = f"{state}/{ADMIN_SOCKET}"
+    if len(admin.encode(errors="surrogateescape")) > MAX_SOCKET_PATH:
+        return "state", f"state is too long: {admin} has more than the {MAX_SOCKET_PATH} bytes of a socket's path"
+    if normpath(listen.removeprefix("unix://")) == normpath(admin):
+        return "listen", f"listen is the socket of the crisp command, {admin}; choose another name"
+    return "", ""
+
+
+def check_address(value: str) -> None:
+    if not value:
+        return
+    host, colon, port = value.rpartition(":")
+    if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
+        raise ValueError(f"must be host:port or empty, not {value!r}")
+    if not host:
+        raise ValueError(f'must name the host; did you mean "127.0.0.1{value}"?')
+    if ":" in host and not (host.startswith("[") and host.endswith("]")):
+        raise ValueError(f'must have brackets around an IPv6 address; did you mean "[{host}]:{port}"?')
+
+
+def check_streaming(value: str) -> None:
+    if not value:
+        raise ValueError('must be host:port; "127.0.0.1:0" takes any port')
+    check_address(value)
+
+
+def check_file(value: str) -> None:
+    if value:
+        check_directory(value)
+
+
+def check_duration(value: str) -> None:
+    if not re.fullmatch(r"[1-9][0-9]{0,8}[smh]", value):
+        hint = f'; did you mean "{value}s"?' if re.fullmatch(r"[1-9][0-9]{0,8}", value) else ""
+        raise ValueError(f"must be a number and s, m or h, not {value!r}{hint}")
+    if seconds_of(value) > MAX_DURATION:
+        raise ValueError(f"must be at most 168h, not {value!r}")
+
+
+def seconds_of(value: str) -> int:
+    """Of a duration that ``check_duration`` accepts."""
+    return int(value[:-1]) * UNITS[value[-1]]
+
+
+def check_level(value: str) -> None:
+    _check_choice(value, LEVELS)
+
+
+def check_driver(value: str) -> None:
+    _check_choice(value, DRIVERS)
+
+
+def check_bridge(value: str) -> None:
+    """Source: dev_valid_name in the kernel's net/core/dev.c."""
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,15}", value) or value in (".", ".."):
+        raise ValueError(f"must be an interface name of at most 15 characters, not {value!r}")
+
+
+def check_subnets(values: Sequence[str]) -> None:
+    networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = []
+    for value in values:
+        try:
+            network = ipaddress.ip_network(value)
+        except ValueError:
+            raise ValueError(f"has {value!r}, which is no network in CIDR form{_network_hint(value)}") from None
+        if network.num_addresses < 4:
+            raise ValueError(f"has {value!r}, which leaves no address for a pod")
+        for other in networks:
+            if other.version == network.version and other.overlaps(network):
+                raise ValueError(f"has {value!r} and {str(other)!r}, which overlap")
+        networks.append(network)
+
+
+def check_pool(value: int) -> None:
+    if not 0 <= value <= MAX_POOL:
+        raise ValueError(f"must be between 0 and {MAX_POOL}, not {value}")
+
+
+def _network_hint(value: str) -> str:
+    try:
+        return f'; did you mean "{ipaddress.ip_network(value, strict=False)}"?'
+    except ValueError:
+        return ""
+
+
+def _check_choice(value: str, choices: Sequence[str]) -> None:
+    if value in choices:
+        return
+    close = difflib.get_close_matches(value.lower(), choices, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise ValueError(f"must be one of {', '.join(choices)}, not {value!r}{hint}")

@@ -1,0 +1,178 @@
+"""The steps of a container's birth: its directories and cgroup, then its init.
+
+``cri.rpc.container_create`` applies the first two, ``container_start`` the third;
+``container_remove`` undoes the first two, recovery whatever a killed daemon left.
+
+Invariant: as in ``cri.steps.sandbox``, a step is plain data and its undo needs
+neither the process that applied it nor anything but ``Host``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import os
+import time
+
+import msgspec
+
+from cri.host import Host
+from cri.plan.container import ContainerPlan, plan_in_force, start_request
+from cri.plan.document import decode, dump_json
+from cri.plan.resources import plan_resources
+from cri.state.records import ContainerRecord, ContainerState
+from cri.steps.files import remove_tree, write_file
+from cri.steps.sandbox import remove_cgroup
+from proto import api_pb2 as api
+from runtime.cgroups import kill as cgroup_kill
+from runtime.cgroups import layout as cgroup_layout
+from runtime.cgroups import tree
+from runtime.cgroups.limits import apply_writes, clamped_oom_score_adj
+from runtime.cgroups.resources import Resources, plan_writes
+from runtime.errors import FailedPrecondition, NotFound, Unavailable
+from runtime.monitor_client import MonitorClient
+from runtime.rootfs.overlay import take_over_attributes
+
+LOG = logging.getLogger("crisp.steps")
+
+
+class MakeContainerDirectories(msgspec.Struct, frozen=True, tag="make_container_directories"):
+    """The writable layer (``path``, below root) and the bundle (below the pod's directory).
+
+    ``document`` is the text of ``config.json``.
+    """
+
+    container: str
+    path: str
+    bundle: str
+    volumes: tuple[str, ...]
+    document: str
+    name = "make_container_directories"
+
+    def describe(self) -> str:
+        return f"make the writable layer {self.path} and {self.bundle}/config.json"
+
+    async def apply(self, host: Host) -> None:
+        os.mkdir(self.path, 0o700)
+        for folder in (f"{self.path}/upper", f"{self.path}/work", *self.volumes):
+            os.makedirs(folder, 0o755)
+            os.chmod(folder, 0o755)
+        os.mkdir(self.bundle, 0o700)
+        write_file(f"{self.bundle}/config.json", self.document.encode())
+
+    async def undo(self, host: Host) -> None:
+        await host.trash.throw(self.path)
+        remove_tree(self.bundle)
+
+
+class MakeContainerCgroup(msgspec.Struct, frozen=True, tag="make_container_cgroup"):
+    """The container's cgroup with its limits, before any process is in it."""
+
+    container: str
+    path: str
+    resources: Resources
+    name = "make_container_cgroup"
+
+    def describe(self) -> str:
+        return f"make the cgroup {self.path}"
+
+    async def apply(self, host: Host) -> None:
+        tree.create(host.layout, self.path, self.container)
+        for note in apply_writes(plan_writes(self.resources, host.layout), host.layout, self.path):
+            LOG.info("%s", note, extra={"container_id": self.container})
+
+    async def undo(self, host: Host) -> None:
+        await remove_cgroup(host, self.path)
+
+
+class StartInit(msgspec.Struct, frozen=True, tag="start_init"):
+    """The container's first process, as the stored plan of the container says."""
+
+    sandbox: str
+    container: str
+    cgroup: str
+    name = "start_init"
+
+    def describe(self) -> str:
+        return "start the container's first process"
+
+    async def apply(self, host: Host) -> None:
+        pod = host.pods.get(self.sandbox)
+        if pod is None:
+            raise FailedPrecondition("the pod has no monitor", step="start", object=self.container)
+        record = host.store.containers.get(self.container)
+        resources = api.LinuxContainerResources.FromString(record.resources)
+        plan = plan_in_force(decode(record.plan, ContainerPlan), resources)
+        request = start_request(
+            plan,
+            host.images.lowerdirs(record.layers),
+            cgroup_layout.dirs(host.layout, plan.cgroup),
+            host.seccomp_program(plan.seccomp, plan.spec["process"]["capabilities"]["bounding"]),
+            cgroup_layout.memory_events(host.layout, plan.cgroup),
+        )
+        take_over_attributes(request["rootfs"]["lowerdirs"][0], request["rootfs"]["upperdir"])
+        pid, _ = host.started[self.container] = await pod.monitor.start(request)
+        if "CAP_SYS_RESOURCE" not in host.facts.bounding:
+            note = clamped_oom_score_adj(pid, resources.oom_score_adj)
+            if note:
+                LOG.info("%s", note, extra={"container_id": self.container})
+
+    async def undo(self, host: Host) -> None:
+        host.started.pop(self.container, None)
+        cgroup_kill.kill(cgroup_layout.dirs(host.layout, self.cgroup))
+        pod = host.pods.get(self.sandbox)
+        if pod is not None:
+            await forget_container(pod.monitor, self.container)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{host.pod_directory(self.sandbox)}/exits/{self.container}.json")
+        record = host.store.container(self.container)
+        if record is not None and record.state is ContainerState.CREATED:
+            await renew_cgroup(host, record)
+
+
+ContainerStep = MakeContainerDirectories | MakeContainerCgroup | StartInit
+
+
+async def renew_cgroup(host: Host, record: ContainerRecord) -> None:
+    """The container's cgroup made anew, with the limits in force, for the next try to start it.
+
+    Since 6.15 Linux kills at its birth whatever is cloned into a cgroup that was killed
+    before: clone3(CLONE_INTO_CGROUP) compares the kill_seq of two different cgroups.
+    """
+    plan = decode(record.plan, ContainerPlan)
+    asked = api.LinuxContainerResources.FromString(record.resources)
+    resources = plan_resources(asked, (), swap=host.layout.swap)
+    await remove_cgroup(host, plan.cgroup)
+    renewed = dataclasses.replace(resources, devices=plan.resources.devices)
+    await MakeContainerCgroup(record.id, plan.cgroup, renewed).apply(host)
+
+
+async def forget_container(monitor: MonitorClient, container: str, seconds: float = 10.0) -> None:
+    """Have the monitor kill and forget a container; one that it does not know is fine.
+
+    Raises:
+        FailedPrecondition: it did not end within ``seconds``.
+    """
+    until = time.monotonic() + seconds
+    with contextlib.suppress(NotFound, Unavailable):
+        await monitor.kill(container)
+        while True:
+            try:
+                return await monitor.forget(container)
+            except FailedPrecondition:
+                if time.monotonic() > until:
+                    raise
+            await asyncio.sleep(0.005)
+
+
+def plan_create_steps(plan: ContainerPlan, pod_directory: str) -> tuple[ContainerStep, ...]:
+    """What CreateContainer makes; undone in reverse it is the container's removal."""
+    volumes = tuple(volume["source"] for volume in plan.volumes)
+    document = dump_json(plan.spec).decode()
+    bundle = f"{pod_directory}/containers/{plan.id}"
+    return (
+        MakeContainerDirectories(plan.id, plan.directory, bundle, volumes, document),
+        MakeContainerCgroup(plan.id, plan.cgroup, plan.resources),
+    )

@@ -1,0 +1,280 @@
+"""The steps of a pod's birth; their undo is also the pod's stop and removal.
+
+``plan_steps`` turns a ``SandboxPlan`` into these; ``cri.rpc.sandbox_run`` applies
+them, ``sandbox_stop`` undoes those that end with the pod, ``sandbox_remove`` the
+rest, ``cri.recovery`` whatever a killed daemon left.
+
+Invariant: a step holds plain data only and finds everything else through ``Host``,
+so a step decoded from the journal after a restart can undo what another process did.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+import msgspec
+
+from cri.exits import end_process
+from cri.host import Host, LivePod
+from cri.plan.files import hosts_with_addresses
+from cri.plan.sandbox import FOLDERS, SandboxPlan, sandbox_request
+from cri.steps.files import read_host_file, remove_tree, unmount_all, unmount_and_unlink, write_file
+from network.provider import AttachRequest
+from runtime.cgroups import kill as cgroup_kill
+from runtime.cgroups import layout as cgroup_layout
+from runtime.cgroups import tree
+from runtime.errors import DeadlineExceeded, Unavailable
+from runtime.linux import mount
+
+BRIDGE, HOST_NETWORK = "bridge", "host"
+"""Names of the network providers."""
+
+SHM_OPTIONS = "mode=1777,size={size}"
+
+
+class MakePodDirectory(msgspec.Struct, frozen=True, tag="make_pod_directory"):
+    """The pod's private directory below the state directory."""
+
+    sandbox: str
+    path: str
+    name = "make_pod_directory"
+
+    def describe(self) -> str:
+        return f"make the pod's directory {self.path}"
+
+    async def apply(self, host: Host) -> None:
+        os.mkdir(self.path, 0o700)
+        for folder in FOLDERS:
+            os.mkdir(f"{self.path}/{folder}", 0o700)
+
+    async def undo(self, host: Host) -> None:
+        await asyncio.to_thread(remove_tree, self.path)
+
+
+class MakePodCgroups(msgspec.Struct, frozen=True, tag="make_pod_cgroups"):
+    """The cgroup of pause, and above it what is missing of the pod's.
+
+    What was missing is marked in the kernel (``runtime.cgroups.tree``) and goes
+    with the last cgroup below it; what kubelet made stays.
+    """
+
+    sandbox: str
+    pause: str
+    name = "make_pod_cgroups"
+
+    def describe(self) -> str:
+        return f"make the cgroup {self.pause}"
+
+    async def apply(self, host: Host) -> None:
+        tree.create(host.layout, self.pause, self.sandbox)
+
+    async def undo(self, host: Host) -> None:
+        await remove_cgroup(host, self.pause)
+
+
+class StartMonitor(msgspec.Struct, frozen=True, tag="start_monitor"):
+    """The pod's monitor, forked from the zygote."""
+
+    sandbox: str
+    path: str
+    name = "start_monitor"
+
+    def describe(self) -> str:
+        return "start the pod's monitor"
+
+    async def apply(self, host: Host) -> None:
+        monitor = await host.supervisor.fork_monitor(self.sandbox, self.path)
+        host.pods[self.sandbox] = LivePod(monitor)
+
+    async def undo(self, host: Host) -> None:
+        pod = host.pods.pop(self.sandbox, None)
+        if pod is None:
+            return
+        pod.close_descriptors()
+        try:
+            await pod.monitor.shutdown()
+        except (DeadlineExceeded, Unavailable):  # it hangs, or only its connection is gone; its children go with it
+            end_process(pod.monitor.pid, pod.monitor.start_time)
+            pod.monitor.close()
+        except BaseException:
+            host.pods[self.sandbox] = pod  # not gone, so that the next try finds it
+            raise
+        finally:
+            pod.end_sessions("the pod was stopped")
+
+
+class CreateNamespaces(msgspec.Struct, frozen=True, tag="create_namespaces"):
+    """Pause in new namespaces; the monitor hands out their descriptors."""
+
+    sandbox: str
+    plan: SandboxPlan
+    name = "create_namespaces"
+
+    def describe(self) -> str:
+        return f"start pause in new namespaces ({', '.join(self.plan.namespaces) or 'none'})"
+
+    async def apply(self, host: Host) -> None:
+        pod = host.pods[self.sandbox]
+        cgroup = cgroup_layout.dirs(host.layout, self.plan.pause_cgroup)
+        seccomp = host.seccomp_program(self.plan.pause.seccomp, ())
+        made = await pod.monitor.sandbox(sandbox_request(self.plan, cgroup, seccomp))
+        pod.pause_pid = made.pause_pid
+        pod.namespaces.update(made.namespaces)
+        pod.netlink = pod.netlink if made.netlink is None else made.netlink
+
+    async def undo(self, host: Host) -> None:
+        pod = host.pods.get(self.sandbox)
+        if pod is not None:
+            pod.close_descriptors()
+        cgroup_kill.kill(cgroup_layout.dirs(host.layout, self.plan.pause_cgroup))
+
+
+class MakeBlankNamespaces(msgspec.Struct, frozen=True, tag="make_blank_namespaces"):
+    """The namespaces of a pod that has no name yet (``cri.pool``); they end with its monitor."""
+
+    sandbox: str
+    kinds: tuple[str, ...]
+    name = "make_blank_namespaces"
+
+    def describe(self) -> str:
+        return f"make blank namespaces ({', '.join(self.kinds)})"
+
+    async def apply(self, host: Host) -> None:
+        pod = host.pods[self.sandbox]
+        made = await pod.monitor.blank(self.kinds)
+        pod.namespaces = made.namespaces
+        pod.netlink = -1 if made.netlink is None else made.netlink
+
+    async def undo(self, host: Host) -> None:
+        pod = host.pods.get(self.sandbox)
+        if pod is not None:
+            pod.close_descriptors()
+
+
+class PinNamespaces(msgspec.Struct, frozen=True, tag="pin_namespaces"):
+    """Bind mounts that keep the namespaces and name them, never by pid."""
+
+    sandbox: str
+    path: str
+    kinds: tuple[str, ...]
+    name = "pin_namespaces"
+
+    def describe(self) -> str:
+        return f"pin the namespaces below {self.path}/ns"
+
+    async def apply(self, host: Host) -> None:
+        pod = host.pods[self.sandbox]
+        for kind in self.kinds:
+            pin = f"{self.path}/ns/{kind}"
+            os.close(os.open(pin, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC | os.O_EXCL, 0o600))
+            mount.mount(f"/proc/self/fd/{pod.namespaces[kind]}", pin, "", mount.MS_BIND)
+
+    async def undo(self, host: Host) -> None:
+        for kind in self.kinds:
+            unmount_and_unlink(f"{self.path}/ns/{kind}")
+
+
+class AttachNetwork(msgspec.Struct, frozen=True, tag="attach_network"):
+    """An address, a veth and a route, by the provider that is named."""
+
+    sandbox: str
+    provider: str
+    name = "attach_network"
+
+    def describe(self) -> str:
+        return f"attach the pod to the {self.provider} network"
+
+    async def apply(self, host: Host) -> None:
+        pod = host.pods[self.sandbox]
+        request = AttachRequest(
+            sandbox_id=self.sandbox, netns_fd=pod.namespaces.get("network", -1), netlink_fd=pod.netlink
+        )
+        pod.addresses = (await host.network[self.provider].attach(request)).addresses
+
+    async def undo(self, host: Host) -> None:
+        await host.network[self.provider].detach(self.sandbox)
+
+
+class WriteFiles(msgspec.Struct, frozen=True, tag="write_files"):
+    """hostname, hosts and resolv.conf (``None``: a copy of the host's), and the pod's
+    /dev/shm (``shm_size`` bytes, None when it is the host's)."""
+
+    sandbox: str
+    path: str
+    hostname: str
+    files: dict[str, str | None]
+    shm_size: int | None
+    name = "write_files"
+
+    def describe(self) -> str:
+        return f"write {', '.join(sorted(self.files))}" + (" and mount /dev/shm" if self.shm_size else "")
+
+    async def apply(self, host: Host) -> None:
+        addresses = host.pods[self.sandbox].addresses
+        for file, content in self.files.items():
+            text = read_host_file(f"/etc/{file}") if content is None else content.encode()
+            if file == "hosts" and content is not None:
+                text = hosts_with_addresses(content, addresses, self.hostname).encode()
+            write_file(f"{self.path}/files/{file}", text)
+        if self.shm_size:
+            flags = mount.MS_NOSUID | mount.MS_NOEXEC | mount.MS_NODEV
+            mount.mount("shm", f"{self.path}/shm", "tmpfs", flags, SHM_OPTIONS.format(size=self.shm_size))
+
+    async def undo(self, host: Host) -> None:
+        unmount_all(f"{self.path}/shm")
+
+
+SandboxStep = (
+    MakePodDirectory
+    | MakePodCgroups
+    | StartMonitor
+    | CreateNamespaces
+    | MakeBlankNamespaces
+    | PinNamespaces
+    | AttachNetwork
+    | WriteFiles
+)
+
+ENDS_AT_STOP = (StartMonitor, CreateNamespaces, PinNamespaces, AttachNetwork, WriteFiles)
+"""What StopPodSandbox undoes; the other steps are undone by RemovePodSandbox."""
+
+
+def plan_steps(plan: SandboxPlan) -> tuple[SandboxStep, ...]:
+    """A pod's birth, in order; undone in reverse it is its end."""
+    return (
+        MakePodDirectory(plan.id, plan.directory),
+        MakePodCgroups(plan.id, plan.pause_cgroup),
+        StartMonitor(plan.id, plan.directory),
+        CreateNamespaces(plan.id, plan),
+        PinNamespaces(plan.id, plan.directory, plan.namespaces),
+        AttachNetwork(plan.id, BRIDGE if plan.network == "pod" else HOST_NETWORK),
+        WriteFiles(plan.id, plan.directory, plan.hostname, plan.files, plan.shm_size),
+    )
+
+
+BLANK_KINDS = ("network", "ipc", "uts")
+"""The namespaces of a blank pod."""
+
+BLANK_DONE = frozenset({"make_pod_directory", "start_monitor", "attach_network"})
+"""The steps of a pod's birth that a blank pod has behind it."""
+
+
+def plan_blank_steps(id: str, directory: str) -> tuple[SandboxStep, ...]:
+    """As much of a pod's birth as needs no name."""
+    return (
+        MakePodDirectory(id, directory),
+        StartMonitor(id, directory),
+        MakeBlankNamespaces(id, BLANK_KINDS),
+        AttachNetwork(id, BRIDGE),
+    )
+
+
+async def remove_cgroup(host: Host, path: str, seconds: float = 5.0) -> None:
+    """Remove it, killing what is in it; absent is fine.
+
+    Raises:
+        HostFault: it was still busy after ``seconds``.
+    """
+    if not tree.remove(host.layout, path, ours=True):
+        await tree.wait_removed(host.layout, path, seconds)

@@ -1,0 +1,188 @@
+"""One sweep of the cgroup tree: what pods and containers use, for statistics and metrics alike.
+
+``cri.rpc.container_stats``, ``sandbox_stats`` and ``sandbox_metrics`` ask and make their
+messages of the readings. Figures come from the kernel at the moment of the request;
+those that cost a walk (writable layers, open descriptors) are kept for a while (``cri.aged``).
+
+Invariant: a sweep reads each cgroup once, and an object whose cgroup is gone has a
+reading without a sample: it never fails the others.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from cri.aged import Aged
+from cri.layers import Layers, LayerUsage
+from cri.plan.container import ContainerPlan
+from cri.plan.document import decode
+from cri.plan.sandbox import NODE, SandboxPlan
+from cri.state.records import ContainerRecord, ContainerState, SandboxRecord, SandboxState
+from cri.tasks import Tasks
+from network.interfaces import Identity, Interface, identity, read_interfaces
+from runtime.cgroups.detail import Detail
+from runtime.cgroups.layout import Layout
+from runtime.cgroups.processes import Processes, measure_processes
+from runtime.cgroups.sampler import Sample, advance
+from runtime.cgroups.stats import Sweeper
+
+PATIENCE = 0.5
+"""Seconds that the first metrics of a container wait for what is measured in the background."""
+
+NO_DETAIL = Detail()
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerReading:
+    """``sample`` is None when the cgroup is gone. ``processes`` is None before it was measured
+    and in a reading without detail."""
+
+    record: ContainerRecord
+    cgroup: str
+    sample: Sample | None
+    detail: Detail
+    layer: LayerUsage
+    processes: Processes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PodReading:
+    """A pod's cgroup, pause included and without detail; ``interfaces`` were read at ``network_time`` (ns since the
+    epoch), the default one first; ``containers`` are those that run."""
+
+    record: SandboxRecord
+    cgroup: str
+    sample: Sample | None
+    interfaces: tuple[Interface, ...]
+    network_time: int
+    containers: tuple[ContainerReading, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an object's figures are: its cgroup, and for a pod the pin of its own network
+    namespace (None in the node's network)."""
+
+    cgroup: str
+    namespace: str | None = None
+
+
+class Readings:
+    """Sweeps, and what one of them has to know of those before."""
+
+    def __init__(self, layout: Layout, sweeper: Sweeper, layers: Layers, tasks: Tasks) -> None:
+        self._sweeper = sweeper
+        self._layers = layers
+        self._processes = Aged(lambda cgroup: measure_processes(layout, cgroup), tasks)
+        self._samples: dict[str, Sample] = {}
+        self._places: dict[str, Place] = {}
+        self._namespaces: dict[str, Identity] = {}
+
+    def containers(self, records: Sequence[ContainerRecord]) -> list[ContainerReading]:
+        """A reading of each container now."""
+        fresh = self._sweep([self._place(record).cgroup for record in records], detailed=False)
+        return [self._container(record, fresh, detailed=False) for record in records]
+
+    def pods(
+        self,
+        records: Sequence[SandboxRecord],
+        containers_of: Callable[[str], Iterable[ContainerRecord]],
+        *,
+        detailed: bool = False,
+    ) -> list[PodReading]:
+        """A reading of each pod and of its running containers, which may have detail, now."""
+        running = {record.id: running_of(containers_of(record.id)) for record in records}
+        # A pod after its containers: what it has used is never less than what they have.
+        objects: list[SandboxRecord | ContainerRecord] = [
+            *(each for containers in running.values() for each in containers),
+            *records,
+        ]
+        fresh = self._sweep([self._place(each).cgroup for each in objects], detailed=detailed)
+        node: list[tuple[Interface, ...]] = []
+        return [self._pod(record, running[record.id], fresh, node, detailed=detailed) for record in records]
+
+    async def measured(self, records: Iterable[ContainerRecord]) -> None:
+        """Wait a moment for what is measured in the background and never was for these containers."""
+        known = list(records)
+        await self._processes.first([self._place(record).cgroup for record in known], PATIENCE)
+        await self._layers.first([record.id for record in known], PATIENCE)
+
+    def forget(self, id: str) -> None:
+        """The object is removed."""
+        self._namespaces.pop(id, None)
+        place = self._places.pop(id, None)
+        if place is not None:
+            self._samples.pop(place.cgroup, None)
+            self._sweeper.forget(place.cgroup)
+            self._processes.forget(place.cgroup)
+
+    def _sweep(self, cgroups: list[str], *, detailed: bool) -> dict[str, tuple[Sample, Detail]]:
+        if detailed:
+            both = self._sweeper.sweep_detailed(cgroups)
+            usages, details = {path: each[0] for path, each in both.items()}, {p: each[1] for p, each in both.items()}
+        else:
+            usages, details = self._sweeper.sweep(cgroups), {}
+        self._samples = advance(self._samples, usages)
+        return {path: (self._samples[path], details.get(path, NO_DETAIL)) for path in usages}
+
+    def _container(
+        self, record: ContainerRecord, fresh: dict[str, tuple[Sample, Detail]], *, detailed: bool
+    ) -> ContainerReading:
+        cgroup = self._place(record).cgroup
+        sample, detail = fresh.get(cgroup, (None, NO_DETAIL))
+        processes = self._processes.get(cgroup) if detailed else None
+        return ContainerReading(record, cgroup, sample, detail, self._layers.usage(record.id), processes)
+
+    def _pod(
+        self,
+        record: SandboxRecord,
+        running: Sequence[ContainerRecord],
+        fresh: dict[str, tuple[Sample, Detail]],
+        node: list[tuple[Interface, ...]],
+        *,
+        detailed: bool,
+    ) -> PodReading:
+        place = self._place(record)
+        sample, _ = fresh.get(place.cgroup, (None, NO_DETAIL))
+        containers = tuple(self._container(each, fresh, detailed=detailed) for each in running)
+        interfaces = self._interfaces(record, place, node)
+        return PodReading(record, place.cgroup, sample, interfaces, time.time_ns(), containers)
+
+    def _interfaces(
+        self, record: SandboxRecord, place: Place, node: list[tuple[Interface, ...]]
+    ) -> tuple[Interface, ...]:
+        """``node`` holds the node's own, once they were read in this sweep."""
+        if record.state is not SandboxState.READY:
+            return ()
+        if place.namespace is None:
+            if not node:
+                node.append(read_interfaces(os.getpid()))
+            return node[0]
+        namespace = self._namespaces.get(record.id) or identity(place.namespace)
+        if namespace is None:
+            return ()
+        self._namespaces[record.id] = namespace
+        return read_interfaces(record.pause_pid, namespace)
+
+    def _place(self, record: SandboxRecord | ContainerRecord) -> Place:
+        """Plans are large and never change; they are looked into once."""
+        found = self._places.get(record.id)
+        if found is None:
+            found = self._places[record.id] = place_of(record)
+        return found
+
+
+def place_of(record: SandboxRecord | ContainerRecord) -> Place:
+    if isinstance(record, ContainerRecord):
+        return Place(decode(record.plan, ContainerPlan).cgroup)
+    plan = decode(record.plan, SandboxPlan)
+    # All of the node is not the pod: one that asks for the root as its parent shows pause alone.
+    cgroup = plan.pause_cgroup if plan.cgroup_parent == "/" else plan.cgroup_parent
+    return Place(cgroup, None if plan.network == NODE else plan.namespace_path("network"))
+
+
+def running_of(records: Iterable[ContainerRecord]) -> list[ContainerRecord]:
+    return [record for record in records if record.state is ContainerState.RUNNING]

@@ -1,0 +1,84 @@
+"""A whole daemon in the test's own process, spoken to over real gRPC.
+
+The zygote, monitors and containers are real processes; only the daemon's loop is
+the test's, so that coverage and inspection are easy. ``tests.cri.harness`` has the
+requests.
+
+Invariant: the tests of a module share a daemon, and each finds it without a pod and
+without a failpoint; after each, nothing on the host belongs to no record.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from cri import assembly
+from cri.fsck import fsck
+from cri.settings import Settings
+from tests.cri.harness import Crisp, settings_in, start
+
+HERE = Path(__file__).resolve().parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One loop and one look for leaks a module, as long as the daemon lives."""
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.asyncio(loop_scope="module"), append=False)
+            item.add_marker(pytest.mark.leaks("module"))
+
+
+@pytest.fixture(scope="module")
+def new_settings() -> Iterator[Callable[[], Settings]]:
+    """Makes settings for one more daemon, in a directory with a short name."""
+    with contextlib.ExitStack() as undo:
+        numbers = iter(range(os.getpid() % 29 * 8, 256))
+
+        def make() -> Settings:
+            folder = undo.enter_context(tempfile.TemporaryDirectory(prefix="c-"))
+            return settings_in(Path(folder), next(number for number in numbers if claim(number, undo)))
+
+        yield make
+
+
+def claim(number: int, undo: contextlib.ExitStack) -> bool:
+    """Whether no other run on this host has the bridge of that number; until ``undo`` it is ours."""
+    held = socket.socket(socket.AF_UNIX)
+    try:
+        held.bind(f"\0crisp-test-bridge-{number}")
+    except OSError:
+        held.close()
+        return False
+    undo.callback(held.close)
+    return True
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def daemon(new_settings: Callable[[], Settings]) -> AsyncIterator[Crisp]:
+    """A recovered daemon with the demo image."""
+    async with contextlib.AsyncExitStack() as undo:
+        at_once = undo.enter_context(pytest.MonkeyPatch.context())
+        at_once.setattr(assembly, "TRASH_DELAY", 0.0)
+        started = await start(new_settings(), undo)
+        started.host.failpoints.enabled = True
+        await started.import_demo_image()
+        yield started
+        await started.settle()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def crisp(daemon: Crisp) -> AsyncIterator[Crisp]:
+    """The module's daemon; what the test leaves in it is removed."""
+    yield daemon
+    daemon.host.failpoints.set("*", "off")
+    await daemon.remove_all()
+    await daemon.settle()
+    assert await fsck(daemon.host, repair=False) == []

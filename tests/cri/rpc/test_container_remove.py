@@ -1,0 +1,43 @@
+"""RemoveContainer: killed, its places gone, its name free again."""
+
+from __future__ import annotations
+
+import os
+
+from proto import api_pb2 as api
+from tests.cri.harness import Crisp
+
+
+async def remove(crisp: Crisp, id: str) -> None:
+    await crisp.runtime.RemoveContainer(api.RemoveContainerRequest(container_id=id))
+
+
+async def test_a_running_container_is_killed_and_leaves_nothing(crisp: Crisp) -> None:
+    sandbox = await crisp.run_pod()
+    id = await crisp.run(sandbox)
+    pid = crisp.host.store.containers.get(id).pid
+    await remove(crisp, id)
+    assert id not in crisp.host.store.containers
+    assert not os.path.exists(f"/proc/{pid}")
+    assert not os.path.exists(crisp.host.container_directory(id))
+    assert not os.path.exists(f"{crisp.host.pod_directory(sandbox)}/containers/{id}")
+    assert not any(
+        os.path.isdir(f"{tree.mount}/crisp-{crisp.host.instance}/{sandbox}/{id}") for tree in crisp.host.layout.v1
+    )
+
+
+async def test_the_name_is_free_again_and_a_second_removal_is_fine(crisp: Crisp) -> None:
+    sandbox = await crisp.run_pod()
+    first = await crisp.run(sandbox)
+    await remove(crisp, first)
+    second = await crisp.run(sandbox)
+    assert second != first
+    await remove(crisp, first)
+    await remove(crisp, "unknown")
+    assert [record.id for record in crisp.host.store.containers] == [second]
+
+
+async def test_a_created_container_is_removed_too(crisp: Crisp) -> None:
+    id = await crisp.create(await crisp.run_pod())
+    await remove(crisp, id[:12])
+    assert len(crisp.host.store.containers) == 0

@@ -1,0 +1,136 @@
+"""UpdateContainerResources: the kernel's files change, or everything stays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import pytest
+
+from proto import api_pb2 as api
+from runtime.cgroups.layout import directory
+from tests.cri.harness import Crisp
+
+
+async def update(crisp: Crisp, id: str, **linux: object) -> None:
+    resources = api.LinuxContainerResources(**linux)  # type: ignore[arg-type]
+    await crisp.runtime.UpdateContainerResources(api.UpdateContainerResourcesRequest(container_id=id, linux=resources))
+
+
+def memory_limit(crisp: Crisp, id: str) -> int:
+    pod = crisp.host.store.containers.get(id).sandbox_id
+    place = directory(crisp.host.layout, "memory", f"/crisp-{crisp.host.instance}/{pod}/{id}")
+    name = "memory.max" if crisp.host.layout.is_v2("memory") else "memory.limit_in_bytes"
+    return int(Path(f"{place}/{name}").read_text())
+
+
+async def test_new_limits_reach_the_kernel_and_the_status(crisp: Crisp) -> None:
+    config = crisp.container()
+    config.linux.resources.memory_limit_in_bytes = 64 << 20
+    config.linux.resources.cpu_shares = 512
+    id = await crisp.run(await crisp.run_pod(), config)
+    await update(crisp, id, memory_limit_in_bytes=96 << 20, oom_score_adj=500)
+    assert memory_limit(crisp, id) == 96 << 20
+    linux = (await crisp.status(id)).resources.linux
+    assert (linux.memory_limit_in_bytes, linux.cpu_shares, linux.oom_score_adj) == (96 << 20, 512, 500)
+    pid = crisp.host.store.containers.get(id).pid
+    assert Path(f"/proc/{pid}/oom_score_adj").read_text().strip() == "500"
+
+
+async def test_an_oom_score_holds_for_what_starts_later(crisp: Crisp) -> None:
+    config = crisp.container()
+    config.linux.resources.oom_score_adj = 100
+    id = await crisp.create(await crisp.run_pod(), config)
+    await update(crisp, id, oom_score_adj=200)
+    await crisp.start(id)
+    assert (await crisp.exec(id, "cat", "/proc/1/oom_score_adj")).stdout == b"200\n"
+    await update(crisp, id, oom_score_adj=300)
+    assert (await crisp.exec(id, "cat", "/proc/self/oom_score_adj", "/proc/1/oom_score_adj")).stdout == b"300\n300\n"
+
+
+async def test_a_limit_that_the_kernel_refuses_leaves_the_old_values(crisp: Crisp) -> None:
+    config = crisp.container("sh", "-c", "a=$(dd if=/dev/zero bs=1k count=20000 2>/dev/null | tr '\\0' x); sleep 1000")
+    config.linux.resources.memory_limit_in_bytes = 256 << 20
+    id = await crisp.run(await crisp.run_pod(), config)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await update(crisp, id, memory_limit_in_bytes=1)
+    assert "memory" in str(refused.value.details())
+    assert memory_limit(crisp, id) == 256 << 20
+    assert (await crisp.status(id)).resources.linux.memory_limit_in_bytes == 256 << 20
+
+
+async def test_one_refused_value_leaves_every_old_value(crisp: Crisp) -> None:
+    hold = "a=$(dd if=/dev/zero bs=1k count=20000 2>/dev/null | tr '\\0' x); while :; do sleep 1000; done"
+    config = crisp.container("sh", "-c", hold)
+    linux = config.linux.resources
+    linux.memory_limit_in_bytes, linux.cpu_shares, linux.cpu_quota, linux.cpu_period = 256 << 20, 512, 50_000, 100_000
+    id = await crisp.run(await crisp.run_pod(), config)
+    await crisp.until(lambda: (usage(crisp, id) or 0) > 20 << 20)
+    files = [crisp.cgroup_file(id, name) for name in limit_files(crisp)]
+    before = [file.read_text() for file in files]
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await update(crisp, id, cpu_shares=1024, cpu_quota=20_000, cpu_period=50_000, memory_limit_in_bytes=8 << 20)
+    assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert "memory" in str(refused.value.details())
+    assert [file.read_text() for file in files] == before
+    assert (await crisp.status(id)).resources.linux == linux
+
+
+def usage(crisp: Crisp, id: str) -> int | None:
+    (reading,) = crisp.host.readings.containers([crisp.host.store.containers.get(id)])
+    return reading.sample.usage.memory_rss if reading.sample else None
+
+
+def limit_files(crisp: Crisp) -> list[str]:
+    cpu = ["cpu.weight", "cpu.max"] if crisp.host.layout.is_v2("cpu") else ["cpu.shares", "cpu.cfs_quota_us"]
+    memory = "memory.max" if crisp.host.layout.is_v2("memory") else "memory.limit_in_bytes"
+    return [*cpu, memory]
+
+
+async def test_limits_go_up_and_down_in_the_order_that_the_kernel_needs(crisp: Crisp) -> None:
+    config = crisp.container()
+    config.linux.resources.memory_limit_in_bytes = 64 << 20
+    id = await crisp.run(await crisp.run_pod(), config)
+    for megabytes, quota, period in ((256, 200_000, 100_000), (32, 10_000, 50_000), (128, 400_000, 200_000)):
+        both = {"memory_limit_in_bytes": megabytes << 20, "memory_swap_limit_in_bytes": megabytes << 20}
+        await update(crisp, id, **both, cpu_quota=quota, cpu_period=period, cpuset_cpus="0")
+        assert memory_limit(crisp, id) == megabytes << 20
+        linux = (await crisp.status(id)).resources.linux
+        assert (linux.memory_limit_in_bytes, linux.cpu_quota, linux.cpu_period) == (megabytes << 20, quota, period)
+    assert crisp.cgroup_file(id, "cpuset.cpus").read_text().strip() == "0"
+    await update(crisp, id, cpu_quota=-1)
+    assert (await crisp.status(id)).resources.linux.cpu_quota == -1
+
+
+async def test_unified_values_reach_their_files_or_nothing_changes(crisp: Crisp) -> None:
+    if "hugetlb" not in crisp.host.layout.v2_controllers or not crisp.host.layout.page_sizes:
+        pytest.skip("no hugetlb controller in the v2 tree, with huge pages")
+    file = f"hugetlb.{min(crisp.host.layout.page_sizes)}.max"
+    id = await crisp.run(await crisp.run_pod())
+    await update(crisp, id, unified={file: str(4 << 30)})
+    assert crisp.cgroup_file(id, file).read_text().strip() == str(4 << 30)
+    assert dict((await crisp.status(id)).resources.linux.unified) == {file: str(4 << 30)}
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await update(crisp, id, unified={file: "nonsense"}, cpu_shares=77)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT and file in str(refused.value.details())
+    assert crisp.cgroup_file(id, file).read_text().strip() == str(4 << 30)
+    assert (await crisp.status(id)).resources.linux.cpu_shares != 77
+
+
+async def test_what_is_changed_before_the_start_is_in_force_after_it_and_for_commands(crisp: Crisp) -> None:
+    id = await crisp.create(await crisp.run_pod())
+    await update(crisp, id, oom_score_adj=321, memory_limit_in_bytes=48 << 20)
+    await crisp.start(id)
+    pid = crisp.host.store.containers.get(id).pid
+    assert Path(f"/proc/{pid}/oom_score_adj").read_text().strip() == "321"
+    assert (await crisp.exec(id, "cat", "/proc/self/oom_score_adj")).stdout == b"321\n"
+    assert memory_limit(crisp, id) == 48 << 20
+
+
+async def test_an_exited_container_cannot_be_updated(crisp: Crisp) -> None:
+    id = await crisp.run(await crisp.run_pod(), crisp.container("true"))
+    await crisp.wait_exit(id)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await update(crisp, id, cpu_shares=2)
+    assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION

@@ -1,0 +1,71 @@
+"""Version, Status, RuntimeConfig and UpdateRuntimeConfig."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import grpc
+import grpc.aio
+import pytest
+
+from cri.state.meta import POD_CIDR
+from cri.version import version
+from proto import api_pb2 as api
+from tests.cri.harness import Crisp
+
+
+async def test_the_version_has_all_four_fields(crisp: Crisp) -> None:
+    answer = await crisp.runtime.Version(api.VersionRequest())
+    assert (answer.runtime_name, answer.runtime_version) == ("crisp", version())
+    assert (answer.version, answer.runtime_api_version) == ("0.1.0", "v1")
+
+
+async def test_the_status_has_conditions_handlers_and_json(crisp: Crisp) -> None:
+    answer = await crisp.runtime.Status(api.StatusRequest(verbose=True))
+    assert {each.type: each.status for each in answer.status.conditions} == {"RuntimeReady": True, "NetworkReady": True}
+    assert {handler.name for handler in answer.runtime_handlers} == {"", "crisp"}
+    assert not any(handler.features.user_namespaces for handler in answer.runtime_handlers)
+    assert json.loads(answer.info["config"])["root"] == str(crisp.host.root)
+    assert json.loads(answer.info["host"])["instance"] == crisp.host.instance
+    shown = {subject: json.loads(text) for subject, text in answer.info.items()}
+    assert shown["network"]["bridge"] == crisp.host.settings.network.bridge and shown["network"]["ready"]
+    assert shown["versions"]["crisp"] == version() and shown["versions"]["kernel"] == os.uname().release
+    assert shown["features"]["cgroup_driver"] == "cgroupfs" and "CAP_CHOWN" in shown["features"]["capabilities"]
+    assert not (await crisp.runtime.Status(api.StatusRequest())).info
+
+
+async def test_a_daemon_that_recovers_says_so(crisp: Crisp) -> None:
+    crisp.host.ready.clear()
+    try:
+        conditions = (await crisp.runtime.Status(api.StatusRequest())).status.conditions
+        assert [each.reason for each in conditions if not each.status] == ["Recovering"]
+    finally:
+        crisp.host.ready.set()
+
+
+async def test_the_cgroup_driver_is_cgroupfs(crisp: Crisp) -> None:
+    answer = await crisp.runtime.RuntimeConfig(api.RuntimeConfigRequest())
+    assert answer.linux.cgroup_driver == api.CGROUPFS
+
+
+async def test_a_pod_cidr_is_stored_and_used_for_pods_that_come(crisp: Crisp) -> None:
+    old = await crisp.run_pod()
+    before = crisp.host.store.sandboxes.get(old).addresses
+
+    async def use(cidr: str) -> None:
+        config = api.RuntimeConfig(network_config=api.NetworkConfig(pod_cidr=cidr))
+        await crisp.runtime.UpdateRuntimeConfig(api.UpdateRuntimeConfigRequest(runtime_config=config))
+
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await use("10.0.0.0/99")
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    original = crisp.host.settings.network.subnets[0]
+    await use("10.212.77.0/24")
+    try:
+        new = crisp.host.store.sandboxes.get(await crisp.run_pod())
+        assert new.addresses[0].startswith("10.212.77.")
+        assert crisp.host.meta.get(POD_CIDR) == "10.212.77.0/24"
+        assert crisp.host.store.sandboxes.get(old).addresses == before
+    finally:
+        await use(original)

@@ -1,0 +1,125 @@
+"""RunPodSandbox over real gRPC: what a pod has, and what a request may not have."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import pytest
+
+from cri.state.records import SandboxState
+from proto import api_pb2 as api
+from tests.cri.harness import Crisp
+
+
+async def test_a_pod_has_namespaces_of_its_own_pinned_by_bind_mounts(crisp: Crisp) -> None:
+    id = await crisp.run_pod()
+    record = crisp.host.store.sandboxes.get(id)
+    for kind, entry in (("network", "net"), ("ipc", "ipc"), ("uts", "uts")):
+        pinned = os.stat(f"{crisp.host.pod_directory(id)}/ns/{kind}").st_ino
+        assert pinned == os.stat(f"/proc/{record.pause_pid}/ns/{entry}").st_ino
+        assert pinned != os.stat(f"/proc/self/ns/{entry}").st_ino
+
+
+async def test_a_pod_has_an_address_and_the_files_that_tell_it(crisp: Crisp) -> None:
+    config = crisp.pod(dns_config=api.DNSConfig(servers=["10.0.0.10"], searches=["a.b"], options=["ndots:5"]))
+    id = await crisp.run_pod(config)
+    record = crisp.host.store.sandboxes.get(id)
+    files = Path(crisp.host.pod_directory(id)) / "files"
+    assert len(record.addresses) == 1
+    assert f"{record.addresses[0]}\t{config.hostname}" in (files / "hosts").read_text()
+    assert (files / "hostname").read_text() == f"{config.hostname}\n"
+    assert (files / "resolv.conf").read_text() == "search a.b\nnameserver 10.0.0.10\noptions ndots:5\n"
+
+
+async def test_a_pod_in_the_nodes_network_shares_it(crisp: Crisp) -> None:
+    config = crisp.pod()
+    config.hostname = ""
+    config.linux.security_context.namespace_options.network = api.NODE
+    id = await crisp.run_pod(config)
+    pause = crisp.host.store.sandboxes.get(id).pause_pid
+    assert os.stat(f"/proc/{pause}/ns/net").st_ino == os.stat("/proc/self/ns/net").st_ino
+    assert not os.path.exists(f"{crisp.host.pod_directory(id)}/ns/network")
+
+
+async def test_pause_lives_below_the_given_cgroup_which_is_not_ours(crisp: Crisp) -> None:
+    parent = f"/crisp-test-{os.getpid()}"
+    roots = [hierarchy.mount for hierarchy in crisp.host.layout.v1] or [str(crisp.host.layout.v2)]
+    for root in roots:
+        os.mkdir(root + parent)
+    try:
+        config = crisp.pod()
+        config.linux.cgroup_parent = parent
+        id = await crisp.run_pod(config)
+        pause = crisp.host.store.sandboxes.get(id).pause_pid
+        assert f"{parent}/{id}" in Path(f"/proc/{pause}/cgroup").read_text()
+        await crisp.runtime.RemovePodSandbox(api.RemovePodSandboxRequest(pod_sandbox_id=id))
+        assert all(os.path.isdir(root + parent) for root in roots)
+    finally:
+        for root in roots:
+            os.rmdir(root + parent)
+        if crisp.host.layout.v1 and crisp.host.layout.v2 and os.path.isdir(crisp.host.layout.v2 + parent):
+            os.rmdir(crisp.host.layout.v2 + parent)
+
+
+async def test_the_name_of_a_ready_pod_is_taken(crisp: Crisp) -> None:
+    config = crisp.pod()
+    await crisp.run_pod(config)
+    await crisp.until(lambda: not crisp.host.store.operations)  # the answer's delivery is noted a moment after it
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await crisp.run_pod(config)
+    assert refused.value.code() is grpc.StatusCode.ALREADY_EXISTS
+
+
+async def test_identical_requests_at_once_make_one_pod(crisp: Crisp) -> None:
+    config = crisp.pod()
+    ids = await crisp.at_once("RunPodSandbox/write_files:mid", [crisp.run_pod(config) for _ in range(5)])
+    assert len(set(ids)) == 1 and len(crisp.host.store.sandboxes) == 1
+
+
+async def test_a_pod_whose_client_left_is_adopted_by_the_same_request(crisp: Crisp) -> None:
+    config = crisp.pod()
+    crisp.host.failpoints.set("RunPodSandbox/attach_network:mid", "hang")
+    call = crisp.runtime.RunPodSandbox(api.RunPodSandboxRequest(config=config))
+    await crisp.until(lambda: any(point.waiting for point in crisp.host.failpoints.points()))
+    call.cancel()
+    await asyncio.sleep(0.05)
+    crisp.host.failpoints.set("*", "off")
+    await crisp.until(lambda: len(crisp.host.store.sandboxes) == 1)
+    id = await crisp.run_pod(config)
+    assert [record.id for record in crisp.host.store.sandboxes] == [id]
+
+
+async def test_a_request_without_metadata_has_no_effect(crisp: Crisp) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await crisp.run_pod(api.PodSandboxConfig(hostname="x"))
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert os.listdir(crisp.host.state / "pods") == []
+
+
+async def test_a_pod_that_cannot_be_made_leaves_its_name_free(crisp: Crisp) -> None:
+    config = crisp.pod()
+    crisp.host.failpoints.set("RunPodSandbox/write_files:mid", "fail", 1)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await crisp.run_pod(config)
+    assert "write_files" in str(refused.value.details())
+    assert os.listdir(crisp.host.state / "pods") == [] and not crisp.host.pods
+    id = await crisp.run_pod(config)
+    assert crisp.host.store.sandboxes.get(id).state is SandboxState.READY
+
+
+async def test_the_timeline_has_every_step(crisp: Crisp) -> None:
+    record = crisp.host.store.sandboxes.get(await crisp.run_pod())
+    assert [stage.step for stage in record.stages] == [
+        "make_pod_directory",
+        "make_pod_cgroups",
+        "start_monitor",
+        "create_namespaces",
+        "pin_namespaces",
+        "attach_network",
+        "write_files",
+    ]
+    assert all(stage.took > 0 and not stage.error for stage in record.stages)

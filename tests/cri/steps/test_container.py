@@ -1,0 +1,62 @@
+"""The steps of a container: its places, its limits, its first process, and all of it undone."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from cri.plan.container import ContainerPlan
+from cri.plan.document import decode
+from cri.steps.container import StartInit, plan_create_steps
+from runtime.cgroups import tree
+from runtime.errors import FailedPrecondition
+from tests.cri.harness import Crisp
+
+
+async def test_the_document_on_disk_is_the_plans(crisp: Crisp) -> None:
+    sandbox = await crisp.run_pod()
+    id = await crisp.create(sandbox)
+    plan = decode(crisp.host.store.containers.get(id).plan, ContainerPlan)
+    bundle = Path(crisp.host.pod_directory(sandbox)) / "containers" / id
+    assert json.loads((bundle / "config.json").read_text()) == plan.spec
+    assert os.listdir(f"{plan.directory}/upper") == []
+    assert tree.exists(crisp.host.layout, plan.cgroup)
+
+
+async def test_every_undo_is_idempotent(crisp: Crisp) -> None:
+    sandbox = await crisp.run_pod()
+    id = await crisp.run(sandbox)
+    record = crisp.host.store.containers.get(id)
+    plan = decode(record.plan, ContainerPlan)
+    steps = [*plan_create_steps(plan, crisp.host.pod_directory(sandbox)), StartInit(sandbox, id, plan.cgroup)]
+    for _ in range(2):
+        for step in reversed(steps):
+            assert step.describe()
+            await step.undo(crisp.host)
+    assert not os.path.exists(f"/proc/{record.pid}") and not os.path.exists(plan.directory)
+    assert not tree.exists(crisp.host.layout, plan.cgroup)
+
+
+async def test_a_start_without_a_monitor_is_refused(crisp: Crisp) -> None:
+    with pytest.raises(FailedPrecondition, match="monitor"):
+        await StartInit("no such pod", "c", "/c").apply(crisp.host)
+
+
+async def test_an_oom_score_that_the_host_refuses_is_noted_at_the_start(
+    crisp: Crisp, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = int(Path("/proc/self/oom_score_adj").read_text())
+    if "CAP_SYS_RESOURCE" in crisp.host.facts.bounding or own == -1000:
+        pytest.skip("needs a daemon without CAP_SYS_RESOURCE, which cannot lower its score")
+    config = crisp.container()
+    config.linux.resources.oom_score_adj = own - 1
+    with caplog.at_level(logging.INFO, "crisp.steps"):
+        id = await crisp.run(await crisp.run_pod(), config)
+    noted = [each for each in caplog.records if getattr(each, "container_id", "") == id]
+    assert [each.getMessage() for each in noted] == [
+        f"oom_score_adj {own - 1} is clamped to {own}: the host refuses a lower one"
+    ]

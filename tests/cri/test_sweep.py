@@ -1,0 +1,67 @@
+"""One sweep for statistics and metrics: what it reads, what it remembers, what it forgets."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+
+from cri.plan.document import decode, encode
+from cri.plan.sandbox import SandboxPlan
+from cri.sweep import Place, place_of, running_of
+from proto import api_pb2 as api
+from tests.cri.harness import Crisp
+
+
+async def test_a_pod_and_its_containers_are_read_in_one_sweep(crisp: Crisp) -> None:
+    sandbox = await crisp.run_pod()
+    id = await crisp.run(sandbox)
+    readings, store = crisp.host.readings, crisp.host.store
+    await readings.measured([store.containers.get(id)])
+    (pod,) = readings.pods([store.sandboxes.get(sandbox)], store.containers_of, detailed=True)
+    (container,) = pod.containers
+    assert pod.sample is not None and container.sample is not None
+    assert (pod.sample.usage.pids or 0) > (container.sample.usage.pids or 0) >= 1
+    assert container.processes is not None and container.processes.processes >= 1
+    assert container.detail.memory_peak and container.layer.time > 0
+    assert [each.name for each in pod.interfaces] == ["eth0"]
+
+
+async def test_a_rate_covers_the_time_between_two_sweeps(crisp: Crisp) -> None:
+    id = await crisp.run(await crisp.run_pod(), crisp.container("sh", "-c", "while :; do :; done"))
+    records = [crisp.host.store.containers.get(id)]
+    (first,) = crisp.host.readings.containers(records)
+    await asyncio.sleep(1.1)
+    (second,) = crisp.host.readings.containers(records)
+    assert first.sample is not None and second.sample is not None
+    assert first.sample.nanocores is None and (second.sample.nanocores or 0) > 0
+
+
+async def test_a_cgroup_that_is_gone_has_no_sample_and_no_network(crisp: Crisp) -> None:
+    sandbox = await crisp.run_pod()
+    id = await crisp.run(sandbox)
+    store, readings = crisp.host.store, crisp.host.readings
+    records = [store.sandboxes.get(sandbox)], [store.containers.get(id)]
+    await crisp.remove_all()
+    (pod,) = readings.pods(records[0], lambda _: records[1])
+    assert pod.sample is None and pod.interfaces == () and pod.containers[0].sample is None
+    readings.forget(sandbox)
+    readings.forget(id)
+    readings.forget(id)
+
+
+async def test_a_pod_below_the_root_shows_pause_and_one_of_the_node_has_no_namespace(crisp: Crisp) -> None:
+    config = crisp.pod(hostname="")
+    config.linux.security_context.namespace_options.network = api.NODE
+    record = crisp.host.store.sandboxes.get(await crisp.run_pod(config))
+    plan = decode(record.plan, SandboxPlan)
+    assert place_of(record) == Place(plan.cgroup_parent, None)
+    at_root = msgspec.structs.replace(record, plan=encode(msgspec.structs.replace(plan, cgroup_parent="/")))
+    assert place_of(at_root) == Place(plan.pause_cgroup, None)
+
+
+async def test_only_what_runs_is_read(crisp: Crisp) -> None:
+    sandbox = await crisp.run_pod()
+    running = await crisp.run(sandbox)
+    await crisp.create(sandbox, crisp.container(name="created"))
+    assert [each.id for each in running_of(crisp.host.store.containers_of(sandbox))] == [running]

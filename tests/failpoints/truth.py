@@ -1,0 +1,178 @@
+"""Whether what a daemon says is what the kernel says, and whether anything is left of what was removed.
+
+The daemon's own ``fsck`` is asked as well, but not believed alone: ``find_remains`` looks
+at the host itself.
+
+Invariant: looking changes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from network.names import host_link_name, parse_alias, table_name
+from proto import api_pb2 as api
+from runtime.cgroups import kill
+from runtime.cgroups.layout import detect, dirs
+from tests.failpoints.serving import Daemon
+
+LAYOUT = detect()
+
+SETTLING = 5.0
+"""Seconds for what happens by itself: the kernel ends a namespace, a daemon notices the end of a monitor."""
+
+
+def processes_in(cgroup: str) -> set[int]:
+    """Those in ``cgroup`` and below, in every hierarchy; zombies are no processes any more."""
+    found = dirs(LAYOUT, cgroup)
+    listed = {pid for path in [*found["v1"], *filter(None, [found["v2"]])] for pid in kill.pids(path)}
+    return {pid for pid in listed if is_alive(pid)}
+
+
+def is_alive(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    return False
+
+
+def mounts_below(folder: Path) -> set[str]:
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return {point for line in lines if (point := line.split()[4]).startswith(f"{folder}/")}
+
+
+def monitors_of(daemon: Daemon) -> dict[int, str]:
+    """The sandbox of each monitor by its pid, as the directories that it has open tell, deleted or not."""
+    found, place = {}, f"{daemon.state}/pods/"
+    for name in os.listdir("/proc"):
+        with contextlib.suppress(OSError):
+            if name.isdigit() and Path(f"/proc/{name}/comm").read_text() == "crisp-monitor\n":
+                opened = [os.readlink(f"/proc/{name}/fd/{fd}") for fd in os.listdir(f"/proc/{name}/fd")]
+                ours = {path.removeprefix(place)[:64] for path in opened if path.startswith(place)}
+                found.update({int(name): sandbox for sandbox in ours})
+    return found
+
+
+def settled(find: Callable[[Daemon], list[str]], daemon: Daemon) -> list[str]:
+    """What ``find`` finds once it finds nothing any more, or in the end."""
+    until = time.monotonic() + SETTLING
+    while (found := find(daemon)) and time.monotonic() < until:
+        time.sleep(0.005)
+    return found
+
+
+# ---------------------------------------------------------------------------- nothing is left
+
+
+def find_remains(daemon: Daemon) -> list[str]:
+    """What the host still has of a daemon that has no pods."""
+    places = ((daemon.state / "pods", "pod directory"), (daemon.root / "containers", "container directory"))
+    return [
+        *(f"{what} {name}" for place, what in places for name in os.listdir(place)),
+        *(f"mount {point}" for point in mounts_below(daemon.folder) if point != str(daemon.root)),
+        *(f"monitor {pid} of {id}" for pid, id in monitors_of(daemon).items()),
+        *(f"cgroup {path}" for path in cgroups_of(daemon)),
+        *(f"link {name}" for name in links_of(daemon)),
+        *(f"fsck: {line}" for line in daemon.fsck()),
+    ]
+
+
+def cgroups_of(daemon: Daemon) -> Iterator[str]:
+    for mount in [*(each.mount for each in LAYOUT.v1), *filter(None, [LAYOUT.v2])]:
+        for parent, _, _ in os.walk(f"{mount}/crisp-{daemon.instance}"):
+            yield parent
+
+
+def links_of(daemon: Daemon) -> Iterator[str]:
+    """Those of pods; the bridge stays for the next one."""
+    for link in Path("/sys/class/net").iterdir():
+        with contextlib.suppress(OSError):
+            alias = parse_alias((link / "ifalias").read_text().strip())
+            if alias is not None and alias.instance == daemon.instance and not alias.is_bridge:
+                yield link.name
+
+
+def check_nothing_remains(daemon: Daemon) -> None:
+    """Within ``SETTLING``."""
+    remains = settled(find_remains, daemon)
+    assert not remains, "remains:\n  " + "\n  ".join(remains)
+
+
+# ---------------------------------------------------------------------------- what is said is true
+
+
+def find_lies(daemon: Daemon) -> list[str]:
+    """Where the lists differ from the kernel."""
+    try:
+        return list_lies(daemon)
+    except grpc.RpcError as error:
+        if error.code() is not grpc.StatusCode.NOT_FOUND:
+            raise
+        return [f"what was listed went before it was looked at: {error.details()}"]
+
+
+def list_lies(daemon: Daemon) -> list[str]:
+    lies = [lie for pod in daemon.pods() for lie in lies_about_pod(daemon, pod)]
+    lies += [lie for container in daemon.containers() for lie in lies_about_container(daemon, container)]
+    known = {pod.id for pod in daemon.pods()}
+    return lies + [f"monitor {pid} of {id}" for pid, id in monitors_of(daemon).items() if id not in known]
+
+
+def lies_about_pod(daemon: Daemon, pod: api.PodSandbox) -> Iterator[str]:
+    info: dict[str, Any] = json.loads(daemon.pod_status(pod.id).info["info"])
+    plan, monitors = info["plan"], monitors_of(daemon)
+    pause = is_alive(info["pid"]) and info["pid"] in processes_in(plan["pause_cgroup"])
+    if pod.state != api.SANDBOX_READY:  # and whether it was stopped already is nowhere said
+        return
+    if not pause:
+        yield f"pod {pod.id} is ready, but pause does not run"
+    if info["monitor"] not in monitors:
+        yield f"pod {pod.id} is ready, but its monitor {info['monitor']} does not run"
+    pins = {f"{plan['directory']}/ns/{kind}" for kind in plan["namespaces"]}
+    if not pins <= mounts_below(daemon.state):
+        yield f"pod {pod.id} is ready, but its namespaces are not pinned"
+    if not Path(f"/sys/class/net/{host_link_name(pod.id)}").exists():
+        yield f"pod {pod.id} is ready, but it has no link"
+    address = daemon.pod_status(pod.id).status.network.ip
+    if not address or address not in masqueraded(daemon):
+        yield f"pod {pod.id} is ready, but its address {address} is not its own"
+
+
+def check_stopped(daemon: Daemon) -> None:
+    """Of all pods nothing is left but records, logs and cgroups."""
+    assert all(pod.state == api.SANDBOX_NOTREADY for pod in daemon.pods())
+    assert not settled(lambda each: [*map(str, monitors_of(each))], daemon)  # they answer before they end
+    assert not mounts_below(daemon.state) and not masqueraded(daemon)
+    assert not [path for path in cgroups_of(daemon) if kill.pids(path)]
+
+
+def masqueraded(daemon: Daemon) -> set[str]:
+    """The addresses that the daemon's table knows: each from its attachment until its detachment."""
+    command = ["nft", "list", "set", "ip", table_name(daemon.instance), "pods_v4"]
+    listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return set(re.findall(r"\d+\.\d+\.\d+\.\d+", listed))
+
+
+def lies_about_container(daemon: Daemon, container: api.Container) -> Iterator[str]:
+    answer = daemon.runtime.ContainerStatus(api.ContainerStatusRequest(container_id=container.id, verbose=True))
+    info: dict[str, Any] = json.loads(answer.info["info"])
+    found = processes_in(info["plan"]["cgroup"])
+    wanted = {info["pid"]} if container.state == api.CONTAINER_RUNNING else set()
+    if found != wanted:
+        name = api.ContainerState.Name(container.state)
+        yield f"container {container.id} is {name} with the processes {sorted(wanted)}, but has {sorted(found)}"
+
+
+def check_truth(daemon: Daemon) -> None:
+    """Within ``SETTLING``."""
+    lies = settled(find_lies, daemon)
+    assert not lies, "said and not so:\n  " + "\n  ".join(lies)

@@ -1,0 +1,469 @@
+"""The built-in provider as the daemon uses it: real links, real sockets, real packets."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import os
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from network.bridge import BridgeProvider, BridgeSettings
+from network.errors import NetworkNotReady
+from network.lease import MemoryLeaseStore
+from network.netthread import NetThread
+from network.provider import Attachment, AttachRequest, NetworkStatus, OrphanKind, Provider
+from runtime.errors import FailedPrecondition, HostFault, InvalidArgument, ResourceExhausted
+from tests.descriptors import open_descriptors
+
+SETTINGS = BridgeSettings(
+    instance="0badcafe", root="/var/lib/test", bridge="crt0", subnets=("10.91.0.0/24",), rest=0.1, linger=0.05
+)
+ONE, TWO = "1a" * 32, "2b" * 32
+SECONDS = 5
+
+
+class Node:
+    """A host with a provider; ``attach`` makes the pod's namespace as a monitor would."""
+
+    def __init__(self, host: Any, provider: BridgeProvider, make_netns: Callable[[], Any]) -> None:
+        self.host, self.provider, self.make_netns = host, provider, make_netns
+
+    async def attach(self, sandbox_id: str, pod: Any = None) -> tuple[Any, Attachment]:
+        pod = pod or self.make_netns()
+        with pod.route_socket() as inside:
+            request = AttachRequest(sandbox_id=sandbox_id, netns_fd=pod.fd, netlink_fd=inside.fileno())
+            return pod, await self.provider.attach(request)
+
+    def links(self) -> int:
+        return int(self.host.ip("-o", "link", "show", "type", "veth").count("crp"))
+
+    def names(self) -> set[str]:
+        """The host's links."""
+        return {link["ifname"] for link in json.loads(self.host.ip("-j", "link"))}
+
+    def elements(self) -> str:
+        return str(self.host.run("nft", "list", "set", "ip", "crisp_0badcafe", "pods_v4").stdout)
+
+
+@pytest.fixture
+def run_node(host: Any, make_netns: Callable[[], Any]) -> Callable[..., None]:
+    """Runs a test's coroutine against a node, and closes what the node opened."""
+
+    @asynccontextmanager
+    async def node(settings: BridgeSettings, store: MemoryLeaseStore) -> AsyncIterator[Node]:
+        thread = NetThread(host.enter)
+        provider = BridgeProvider(settings, store, thread)
+        try:
+            yield Node(host, provider, make_netns)
+        finally:
+            await provider.close()
+            thread.close()
+
+    def run(
+        test: Callable[[Node], Coroutine[Any, Any, None]],
+        settings: BridgeSettings = SETTINGS,
+        store: MemoryLeaseStore | None = None,
+    ) -> None:
+        async def main() -> None:
+            async with asyncio.timeout(60), node(settings, store or MemoryLeaseStore()) as made:
+                await test(made)
+
+        asyncio.run(main())
+
+    return run
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(SECONDS):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def _listen(netns: Any, kind: int = socket.SOCK_STREAM) -> socket.socket:
+    """A socket in ``netns`` that answers each peer with the address it sees, until it is closed."""
+    server: socket.socket = netns.open_socket(socket.AF_INET, kind)
+    server.bind(("0.0.0.0", 0))
+    server.settimeout(SECONDS)
+
+    def answer_stream() -> None:
+        server.listen()
+        while True:
+            try:
+                peer, (address, _) = server.accept()
+            except OSError:
+                return
+            with peer:
+                peer.sendall(address.encode())
+
+    def answer_datagram() -> None:
+        while True:
+            try:
+                data, where = server.recvfrom(64)
+            except OSError:
+                return
+            if not data:
+                return
+            with suppress(OSError):  # no way back to an address that was not masqueraded
+                server.sendto(where[0].encode(), where)
+
+    if kind == socket.SOCK_STREAM:
+        server.listen()
+    threading.Thread(target=answer_stream if kind == socket.SOCK_STREAM else answer_datagram, daemon=True).start()
+    return server
+
+
+def _ask(netns: Any, address: str, server: socket.socket, kind: int = socket.SOCK_STREAM) -> str:
+    """Which address ``server`` sees when ``netns`` talks to it at ``address``."""
+    with netns.open_socket(socket.AF_INET, kind) as client:
+        client.settimeout(SECONDS)
+        client.connect((address, server.getsockname()[1]))
+        if kind == socket.SOCK_DGRAM:
+            client.send(b"?")
+        return str(client.recv(64).decode())
+
+
+def _end(server: socket.socket) -> None:
+    with suppress(OSError):  # ENOTCONN: a datagram socket; its reader wakes all the same
+        server.shutdown(socket.SHUT_RDWR)
+    server.close()
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM], ids=["tcp", "udp"])
+def test_pods_reach_each_other_and_the_host_both_ways_with_their_own_addresses(
+    run_node: Callable[..., None], kind: int
+) -> None:
+    async def test(node: Node) -> None:
+        (one, first), (two, second) = await node.attach(ONE), await node.attach(TWO)
+        assert (first.addresses, second.addresses) == (("10.91.0.2",), ("10.91.0.3",))
+        assert (first.gateway, first.interface, first.host_interface) == ("10.91.0.1", "eth0", "crp1a1a1a1a1a1a")
+        in_pod, on_host = _listen(two, kind), _listen(node.host, kind)
+        try:
+            assert _ask(one, "10.91.0.3", in_pod, kind) == "10.91.0.2"
+            assert _ask(two, "10.91.0.3", in_pod, kind) == "10.91.0.3"
+            assert _ask(node.host, "10.91.0.3", in_pod, kind) == "10.91.0.1"
+            assert _ask(one, "10.91.0.1", on_host, kind) == "10.91.0.2"
+        finally:
+            _end(in_pod)
+            _end(on_host)
+
+    run_node(test)
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM], ids=["tcp", "udp"])
+def test_beyond_a_router_a_pod_has_the_nodes_address(run_node: Callable[..., None], kind: int) -> None:
+    """The outside host knows no way to the pods' subnet: without masquerade nothing comes back."""
+
+    async def test(node: Node) -> None:
+        router, outside = node.make_netns(), node.make_netns()
+        _connect(node.host, "up0", "172.20.0.2/24", router, "down0", "172.20.0.1/24")
+        _connect(router, "out0", "203.0.113.1/24", outside, "in0", "203.0.113.9/24")
+        node.host.ip("route", "add", "default", "via", "172.20.0.1")
+        outside.ip("route", "add", "172.20.0.0/24", "via", "203.0.113.1")
+        assert router.run("sysctl", "-q", "-w", "net.ipv4.ip_forward=1").returncode == 0
+        pod, _ = await node.attach(ONE)
+        server = _listen(outside, kind)
+        try:
+            assert _ask(pod, "203.0.113.9", server, kind) == "172.20.0.2"
+            await node.provider.detach(ONE)
+            with pytest.raises(OSError):
+                pod.do(lambda: _ask_briefly(pod, server, kind))
+        finally:
+            _end(server)
+
+    run_node(test)
+
+
+def _ask_briefly(pod: Any, server: socket.socket, kind: int) -> None:
+    with pod.open_socket(socket.AF_INET, kind) as client:
+        client.settimeout(0.3)
+        client.connect(("203.0.113.9", server.getsockname()[1]))
+        client.send(b"?")
+        client.recv(64)
+
+
+def _connect(here: Any, name: str, address: str, there: Any, other: str, far: str) -> None:
+    fd = f"/proc/{os.getpid()}/fd/{there.fd}"
+    here.ip("link", "add", name, "type", "veth", "peer", "name", other, "netns", fd)
+    for netns, link, text in ((here, name, address), (there, other, far)):
+        netns.ip("address", "add", text, "dev", link)
+        netns.ip("link", "set", link, "up")
+
+
+def test_attaching_again_gives_the_same_address_and_detaching_again_is_no_fault(run_node: Callable[..., None]) -> None:
+    async def test(node: Node) -> None:
+        _, first = await node.attach(ONE)
+        _, again = await node.attach(ONE)
+        assert first == again and node.links() == 1
+        await node.provider.detach(ONE)
+        await node.provider.detach(ONE)
+        await node.provider.detach(TWO, force=True)
+        assert "10.91.0.2" not in node.elements()
+        _, other = await node.attach(TWO)
+        assert other.addresses == ("10.91.0.3",)
+
+    run_node(test)
+
+
+def test_a_link_goes_with_its_namespace_without_being_deleted(run_node: Callable[..., None]) -> None:
+    async def test(node: Node) -> None:
+        pod, _ = await node.attach(ONE)
+        pod.close()
+        await node.provider.detach(ONE)
+        await _until(lambda: node.links() == 0)
+
+    run_node(test, replace(SETTINGS, linger=60))
+
+
+def test_a_link_whose_namespace_somebody_holds_goes_soon_or_at_once_when_forced(run_node: Callable[..., None]) -> None:
+    async def test(node: Node) -> None:
+        held, _ = await node.attach(ONE)
+        await node.attach(TWO)
+        await node.provider.detach(TWO, force=True)
+        assert node.links() == 1
+        await node.provider.detach(ONE)
+        assert node.links() == 1
+        await _until(lambda: node.links() == 0)
+        assert "eth0" not in held.ip("link")
+
+    run_node(test)
+
+
+def test_a_pod_attached_again_in_time_keeps_its_link(run_node: Callable[..., None]) -> None:
+    async def test(node: Node) -> None:
+        pod, _ = await node.attach(ONE)
+        await node.provider.detach(ONE)
+        await node.attach(ONE, node.make_netns())
+        await asyncio.sleep(0.2)
+        assert node.links() == 1 and "eth0" not in pod.ip("link")
+
+    run_node(test)
+
+
+def test_a_hundred_pods_come_and_go_without_a_trace(run_node: Callable[..., None]) -> None:
+    """Sixteen at a time; what was there before is there after, and nothing else."""
+
+    async def test(node: Node) -> None:
+        await node.provider.prepare()
+        before = node.names(), node.elements(), len(open_descriptors())
+        limit = asyncio.Semaphore(16)
+
+        async def cycle(number: int) -> str:
+            async with limit:
+                sandbox_id = f"{number:064x}"[::-1]
+                pod, attachment = await node.attach(sandbox_id)
+                pod.close()
+                await node.provider.detach(sandbox_id)
+                return attachment.addresses[0]
+
+        addresses = await asyncio.gather(*(cycle(number) for number in range(100)))
+        assert len(set(addresses)) == 100
+        await _until(lambda: node.links() == 0)
+        assert (node.names(), node.elements(), len(open_descriptors())) == before
+        assert await node.provider.orphans([]) == ()
+
+    run_node(test)
+
+
+def test_a_planted_failure_is_undone_by_detach_and_the_retry_succeeds(
+    run_node: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(node: Node) -> None:
+        def fail(*_: object) -> None:
+            raise HostFault(step="configure the pod's interface", call="RTM_NEWADDR", errno=errno.ENOBUFS)
+
+        pod = node.make_netns()
+        with monkeypatch.context() as planted:
+            planted.setattr("network.device.configure_pod", fail)
+            with pytest.raises(HostFault, match="RTM_NEWADDR"):
+                await node.attach(ONE, pod)
+        assert node.links() == 1
+        await node.provider.detach(ONE, force=True)
+        assert node.links() == 0 and await node.provider.orphans([]) == ()
+        _, attachment = await node.attach(ONE, pod)
+        assert attachment.addresses == ("10.91.0.3",)
+
+    run_node(test)
+
+
+def test_cancelled_attaches_are_undone_by_detach(run_node: Callable[..., None]) -> None:
+    async def test(node: Node) -> None:
+        await node.provider.prepare()
+        for rounds in range(12):
+            attach = asyncio.gather(node.attach(ONE))
+            for _ in range(rounds):
+                await asyncio.sleep(0)
+            attach.cancel()
+            with suppress(asyncio.CancelledError):
+                await attach
+            await node.provider.detach(ONE, force=True)
+            assert await node.provider.orphans([]) == ()
+
+    run_node(test, replace(SETTINGS, linger=60))
+
+
+def test_what_belongs_to_nobody_is_found_and_removed(run_node: Callable[..., None]) -> None:
+    store = MemoryLeaseStore()
+
+    async def test(node: Node) -> None:
+        _, kept = await node.attach(ONE)
+        _, lost = await node.attach(TWO)
+        assert await node.provider.orphans([ONE, TWO]) == ()
+        found = await node.provider.orphans([ONE])
+        assert {(orphan.kind, orphan.name, orphan.owner) for orphan in found} == {
+            (OrphanKind.LINK, lost.host_interface, TWO),
+            (OrphanKind.ELEMENT, "10.91.0.3", TWO),
+            (OrphanKind.LEASE, "10.91.0.3", TWO),
+        }
+        for _ in range(2):
+            for orphan in found:
+                await node.provider.remove_orphan(orphan)
+        assert await node.provider.orphans([ONE]) == ()
+        assert node.links() == 1 and kept.addresses[0] in node.elements()
+
+    run_node(test, store=store)
+
+
+def test_somebody_removes_the_bridge_and_flushes_all_tables_and_pods_get_both_back(
+    run_node: Callable[..., None],
+) -> None:
+    async def test(node: Node) -> None:
+        one, _ = await node.attach(ONE)
+        node.host.ip("link", "delete", "crt0")
+        assert node.host.run("nft", "flush", "ruleset").returncode == 0
+        await node.attach(TWO)
+        assert "10.91.0.2" in node.elements() and "10.91.0.3" in node.elements()
+        node.host.ip("link", "delete", "crt0")
+        assert await node.provider.status() == NetworkStatus(True)
+        server = _listen(node.host)
+        try:
+            assert _ask(one, "10.91.0.1", server) == "10.91.0.2"
+        finally:
+            _end(server)
+
+    run_node(test)
+
+
+def test_a_new_subnet_is_for_new_pods_and_the_old_ones_keep_working(run_node: Callable[..., None]) -> None:
+    async def test(node: Node) -> None:
+        one, first = await node.attach(ONE)
+        await node.provider.set_subnets(["10.92.0.0/24", "fd00:92::/64"])
+        two, second = await node.attach(TWO)
+        assert (first.addresses, second.addresses) == (("10.91.0.2",), ("10.92.0.2",))
+        assert "fd00:92::/64: pods have no IPv6" in (await node.provider.status()).message
+        server = _listen(two)
+        try:
+            assert _ask(one, "10.92.0.2", server) == "10.91.0.2"
+        finally:
+            _end(server)
+        await node.provider.detach(ONE)
+        assert "10.91.0.2" not in node.elements()
+
+    run_node(test)
+
+
+def test_without_a_subnet_the_network_is_not_ready_until_one_comes(run_node: Callable[..., None]) -> None:
+    async def test(node: Node) -> None:
+        await node.provider.prepare()
+        status = await node.provider.status()
+        assert (status.ready, status.reason) == (False, "NoPodSubnet")
+        with pytest.raises(NetworkNotReady, match="no pod subnet yet"):
+            await node.attach(ONE)
+        await node.provider.set_subnets(["10.91.0.0/24"])
+        assert (await node.provider.status()).ready
+        assert (await node.attach(ONE))[1].addresses == ("10.91.0.2",)
+        await node.provider.set_subnets([])
+        assert not (await node.provider.status()).ready
+
+    run_node(test, replace(SETTINGS, subnets=()))
+
+
+def test_a_subnet_that_is_wrong_or_taken_leaves_the_old_one_in_use(run_node: Callable[..., None]) -> None:
+    async def test(node: Node) -> None:
+        node.host.ip("link", "add", "br9", "type", "bridge")
+        node.host.ip("address", "add", "10.99.0.1/16", "dev", "br9")
+        with pytest.raises(InvalidArgument):
+            await node.provider.set_subnets(["10.91.0.1/24"])
+        with pytest.raises(FailedPrecondition, match=r"10\.99\.7\.0/24: overlaps with the address 10\.99\.0\.1/16"):
+            await node.provider.set_subnets(["10.99.7.0/24"])
+        assert (await node.attach(ONE))[1].addresses == ("10.91.0.2",)
+
+    run_node(test)
+
+
+def test_a_pool_that_is_used_up_is_named(run_node: Callable[..., None]) -> None:
+    async def test(node: Node) -> None:
+        await node.attach(ONE)
+        with pytest.raises(ResourceExhausted, match=r"pool 10\.91\.0\.0/30"):
+            await node.attach(TWO)
+
+    run_node(test, replace(SETTINGS, subnets=("10.91.0.0/30",)))
+
+
+def test_a_host_without_nft_is_not_ready_and_says_what_to_install(run_node: Callable[..., None]) -> None:
+    async def test(node: Node) -> None:
+        with pytest.raises(HostFault):
+            await node.provider.prepare()
+        status = await node.provider.status()
+        assert (status.ready, status.reason) == (False, "NetworkNotPrepared")
+        assert "install the package nftables" in status.message
+
+    run_node(test, replace(SETTINGS, nft_path="/nonexistent"))
+
+
+def test_another_instances_bridge_is_refused(run_node: Callable[..., None]) -> None:
+    async def test(node: Node) -> None:
+        await node.provider.prepare()
+
+        async def second(other: Node) -> None:
+            with pytest.raises(FailedPrecondition, match=r"crt0: belongs to .* the root /var/lib/test"):
+                await other.provider.prepare()
+
+        await asyncio.to_thread(run_node, second, replace(SETTINGS, instance="deadbeef", root="/srv/other"))
+
+    run_node(test)
+
+
+def test_teardown_is_for_when_no_pod_is_left(run_node: Callable[..., None]) -> None:
+    async def test(node: Node) -> None:
+        provider: Provider = node.provider
+        await node.attach(ONE)
+        with pytest.raises(FailedPrecondition, match="crt0: 1 pods still have addresses"):
+            await provider.teardown()
+        await provider.detach(ONE, force=True)
+        for _ in range(2):
+            await provider.teardown()
+        assert "crt0" not in node.host.ip("link") and node.host.run("nft", "list", "tables").stdout == ""
+        await node.attach(TWO)
+
+    run_node(test)
+
+
+def test_a_restart_finds_pods_addresses_and_bridge_as_they_were(run_node: Callable[..., None]) -> None:
+    store = MemoryLeaseStore()
+    kept: list[Any] = []
+
+    async def before(node: Node) -> None:
+        kept.append((await node.attach(ONE))[0])
+
+    async def after(node: Node) -> None:
+        index = node.host.ip("-o", "link", "show", "crt0").split(":")[0]
+        await node.provider.prepare()
+        assert node.host.ip("-o", "link", "show", "crt0").split(":")[0] == index
+        _, attachment = await node.attach(TWO)
+        assert attachment.addresses == ("10.91.0.3",)
+        server = _listen(node.host)
+        try:
+            assert _ask(kept[0], "10.91.0.1", server) == "10.91.0.2"
+        finally:
+            _end(server)
+
+    run_node(before, store=store)
+    run_node(after, store=store)

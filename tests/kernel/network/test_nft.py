@@ -1,0 +1,121 @@
+"""The nftables table in a private network namespace, by the nft command and without it."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from network.nft import Table
+from runtime.errors import HostFault
+
+INSTANCE = "0badcafe"
+SUBNET = IPv4Network("10.91.0.0/24")
+ONE, TWO = IPv4Address("10.91.0.2"), IPv4Address("10.91.0.3")
+
+
+@pytest.fixture
+def table(host: Any) -> Iterator[Table]:
+    made: Table = host.do(lambda: Table(INSTANCE))
+    yield made
+    made.close()
+
+
+def _ruleset(host: Any) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(host.run("nft", "-j", "list", "ruleset").stdout)["nftables"]
+    return found
+
+
+def test_the_table_masquerades_pods_and_is_the_same_when_made_again(host: Any, table: Table) -> None:
+    host.do(lambda: table.ensure([SUBNET]))
+    first = host.run("nft", "-s", "list", "ruleset").stdout
+    host.do(lambda: table.ensure([SUBNET]))
+    assert host.run("nft", "-s", "list", "ruleset").stdout == first
+    assert "ip saddr @pods_v4 ip daddr != @subnets_v4" in first and "masquerade" in first
+    assert {entry["table"]["name"] for entry in _ruleset(host) if "table" in entry} == {f"crisp_{INSTANCE}"}
+
+
+def test_subnets_follow_and_elements_stay_when_the_table_is_made_again(host: Any, table: Table) -> None:
+    host.do(lambda: table.ensure([SUBNET]))
+    table.add([(ONE, "pod one")])
+    host.do(lambda: table.ensure([IPv4Network("10.92.0.0/24"), SUBNET]))
+    assert table.elements() == {"10.91.0.2": "pod one"}
+    listed = host.run("nft", "list", "set", "ip", table.name, "subnets_v4").stdout
+    assert "10.91.0.0/24" in listed and "10.92.0.0/24" in listed
+    host.do(lambda: table.ensure([]))
+    assert "elements" not in host.run("nft", "list", "set", "ip", table.name, "subnets_v4").stdout
+
+
+def test_adding_and_removing_an_element_may_be_repeated(host: Any, table: Table) -> None:
+    host.do(lambda: table.ensure([SUBNET]))
+    for _ in range(2):
+        table.add([(ONE, "pod one"), (TWO, "")])
+    assert table.elements() == {"10.91.0.2": "pod one", "10.91.0.3": ""}
+    assert 'comment "pod one"' in host.run("nft", "list", "table", "ip", table.name).stdout
+    assert table.discard(ONE) and not table.discard(ONE)
+    assert table.elements() == {"10.91.0.3": ""}
+
+
+def test_a_thousand_elements_go_in_and_come_out(host: Any, table: Table) -> None:
+    host.do(lambda: table.ensure([SUBNET]))
+    first = int(IPv4Address("10.93.0.0"))
+    wanted = {str(IPv4Address(first + number)): f"pod {number:064x}" for number in range(1000)}
+    table.add([(IPv4Address(address), comment) for address, comment in wanted.items()])
+    assert table.elements() == wanted
+
+
+def test_without_a_table_adding_fails_and_everything_else_says_it_is_gone(table: Table) -> None:
+    with pytest.raises(HostFault) as caught:
+        table.add([(ONE, "pod one")])
+    assert (caught.value.call, caught.value.errno) == ("NFT_MSG_NEWSETELEM", errno.ENOENT)
+    assert "10.91.0.2 in crisp_0badcafe" in str(caught.value)
+    assert table.elements() is None
+    assert not table.exists() and not table.discard(ONE) and not table.delete()
+
+
+def test_deleting_the_table_leaves_other_tables_alone(host: Any, table: Table) -> None:
+    host.run("nft", "add", "table", "ip", "crisp_other")
+    host.do(lambda: table.ensure([SUBNET]))
+    assert table.exists() and table.delete() and not table.exists()
+    assert {entry["table"]["name"] for entry in _ruleset(host) if "table" in entry} == {"crisp_other"}
+
+
+def test_a_missing_nft_command_is_named(host: Any, tmp_path: Path) -> None:
+    table = host.do(lambda: Table(INSTANCE, path=str(tmp_path)))
+    try:
+        with pytest.raises(HostFault, match=f"nft: no nft command in {tmp_path}; install the package nftables"):
+            table.ensure([SUBNET])
+    finally:
+        table.close()
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        (
+            "cat >/dev/null; echo '/dev/stdin:1:1-3: Error: Could not process rule: Not supported' >&2; exit 1",
+            "could not",
+        ),
+        ("cat >/dev/null; echo 'no netlink for you' >&2; exit 1", "nft: no netlink for you"),
+        ("cat >/dev/null; exit 3", "nft: exit status 3"),
+    ],
+)
+def test_what_nft_says_is_in_the_fault(host: Any, tmp_path: Path, script: str, said: str) -> None:
+    command = tmp_path / "nft"
+    command.write_text(f"#!/bin/sh\nPATH=/usr/bin:/bin\n{script}\n")
+    command.chmod(0o755)
+    table = host.do(lambda: Table(INSTANCE, path=str(tmp_path)))
+    try:
+        with pytest.raises(HostFault, match=said):
+            table.ensure([SUBNET])
+        command.write_text("not a program")
+        with pytest.raises(HostFault) as caught:
+            table.ensure([SUBNET])
+        assert caught.value.errno == errno.ENOEXEC
+    finally:
+        table.close()

@@ -1,0 +1,221 @@
+"""What the bridge is made of, and what is left when a step of it fails."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import IPv4Network
+from typing import Any
+
+import pytest
+
+from network.device import SysctlChange, read_host
+from network.subnet import Pool
+from network.wiring import Prepared, Survey, Wiring
+from runtime.errors import FailedPrecondition, HostFault, InvalidArgument
+
+INSTANCE, OTHER = "0badcafe", "deadbeef"
+POOL = Pool(IPv4Network("10.91.0.0/24"))
+SANDBOX = "5a" * 32
+
+
+class Daemon:
+    """A Wiring in its own thread, which is in the host's namespace."""
+
+    def __init__(self, host: Any, instance: str = INSTANCE, bridge: str = "crt0", nft_path: str | None = None) -> None:
+        self.wiring = Wiring(instance, f"/var/lib/{instance}", bridge, nft_path=nft_path)
+        self._executor = ThreadPoolExecutor(1, initializer=host.enter)
+
+    def call(self, name: str, *arguments: Any) -> Any:
+        return self._executor.submit(getattr(self.wiring, name), *arguments).result()
+
+    def prepare(self, pool: Pool = POOL, *older: Pool, pods: tuple[tuple[str, str], ...] = ()) -> Prepared:
+        prepared: Prepared = self.call("prepare", pool, older, pods)
+        return prepared
+
+    def close(self) -> None:
+        self.call("close")
+        self._executor.shutdown()
+
+
+@pytest.fixture
+def daemon(host: Any) -> Iterator[Daemon]:
+    made = Daemon(host)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def other(host: Any) -> Iterator[Daemon]:
+    made = Daemon(host, OTHER, "crt1")
+    yield made
+    made.close()
+
+
+def _wire(daemon: Daemon, prepared: Prepared, pod: Any, sandbox: str = SANDBOX, address: str = "10.91.0.2") -> Any:
+    with pod.route_socket() as inside:
+        return daemon.call("wire", prepared, sandbox, address, (pod.fd, inside.fileno()))
+
+
+def test_a_prepared_host_forwards_and_says_what_it_changed(host: Any, daemon: Daemon) -> None:
+    host.run("sysctl", "-q", "-w", "net.ipv4.ip_forward=0")
+    prepared = daemon.prepare()
+    assert daemon.prepare() == prepared
+    assert (prepared.pool, prepared.mtu) == (POOL, 1500)
+    assert daemon.wiring.changes == (SysctlChange("net.ipv4.ip_forward", "0", "1"),)
+    assert host.run("cat", "/proc/sys/net/ipv4/ip_forward").stdout == "1\n"
+    assert daemon.call("problem", prepared) == ""
+
+
+def test_the_uplinks_mtu_reaches_bridge_and_pod(host: Any, daemon: Daemon, make_netns: Any) -> None:
+    host.ip("link", "add", "up0", "mtu", "1420", "type", "veth", "peer", "name", "up1")
+    host.ip("address", "add", "172.20.0.5/24", "dev", "up0")
+    host.ip("link", "set", "up1", "up")
+    host.ip("link", "set", "up0", "up")
+    host.ip("route", "add", "default", "via", "172.20.0.1")
+    pod = make_netns()
+    attachment = _wire(daemon, daemon.prepare(), pod)
+    assert attachment.mtu == 1420
+    assert "mtu 1420" in pod.ip("link", "show", "eth0") and "mtu 1420" in host.ip("link", "show", "crt0")
+
+
+def test_a_wired_pod_is_in_the_survey_with_its_sandbox_id(daemon: Daemon, make_netns: Any) -> None:
+    attachment = _wire(daemon, daemon.prepare(), make_netns())
+    survey = daemon.call("survey")
+    assert {owner: link.name for owner, link in survey.links} == {SANDBOX: attachment.host_interface}
+    assert survey.elements == {"10.91.0.2": SANDBOX}
+    daemon.call("unwire", ["10.91.0.2"])
+    daemon.call("unwire", ["10.91.0.2"])
+    daemon.call("drop_orphan_link", attachment.host_interface, "6b" * 32)
+    assert [owner for owner, _ in daemon.call("survey").links] == [SANDBOX]
+    daemon.call("drop_orphan_link", attachment.host_interface, SANDBOX)
+    daemon.call("drop_orphan_link", attachment.host_interface, SANDBOX)
+    assert daemon.call("survey") == Survey((), {})
+
+
+def test_prepare_gives_running_pods_their_elements_and_older_gateways(host: Any, daemon: Daemon) -> None:
+    older = Pool(IPv4Network("10.92.0.0/24"))
+    daemon.prepare(POOL, older, pods=(("10.92.0.9", SANDBOX),))
+    assert daemon.call("survey").elements == {"10.92.0.9": SANDBOX}
+    shown = host.ip("address", "show", "dev", "crt0")
+    assert "10.91.0.1/24" in shown and "10.92.0.1/24" in shown
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (("ip", "link", "delete", "crt0"), "the bridge crt0 was removed"),
+        (("ip", "link", "set", "crt0", "down"), "the bridge crt0 is down"),
+        (("nft", "flush", "ruleset"), f"the nftables table crisp_{INSTANCE} was removed"),
+    ],
+)
+def test_damage_is_named_and_prepare_repairs_it(host: Any, daemon: Daemon, damage: tuple[str, ...], said: str) -> None:
+    prepared = daemon.prepare()
+    assert host.run(*damage).returncode == 0
+    assert daemon.call("problem", prepared) == said
+    assert daemon.call("problem", daemon.prepare()) == ""
+
+
+def test_another_instances_bridge_is_refused_with_its_root(host: Any, daemon: Daemon) -> None:
+    daemon.prepare()
+    foreign = Daemon(host, OTHER, "crt0")
+    try:
+        with pytest.raises(
+            FailedPrecondition, match=f"crt0: belongs to the crisp instance with the root /var/lib/{INSTANCE}"
+        ):
+            foreign.prepare(Pool(IPv4Network("10.99.0.0/24")))
+        assert not foreign.call("survey").elements
+    finally:
+        foreign.close()
+    assert f"crisp_{OTHER}" not in host.run("nft", "list", "tables").stdout
+
+
+def test_another_instances_subnet_is_refused_with_its_root(daemon: Daemon, other: Daemon, host: Any) -> None:
+    daemon.prepare()
+    with pytest.raises(FailedPrecondition, match=f"subnet 10.91.0.128/25: overlaps.*crt0.*root /var/lib/{INSTANCE}"):
+        other.prepare(Pool(IPv4Network("10.91.0.128/25")))
+    assert "crt1" not in host.ip("link")
+    other.prepare(Pool(IPv4Network("10.92.0.0/24")))
+
+
+def test_a_strangers_interface_of_the_bridges_name_is_refused(host: Any, daemon: Daemon) -> None:
+    host.ip("link", "add", "crt0", "type", "bridge")
+    with pytest.raises(FailedPrecondition, match="crisp did not make it"):
+        daemon.prepare()
+
+
+def test_a_subnet_that_a_host_route_covers_is_refused_with_the_route(host: Any, daemon: Daemon) -> None:
+    host.ip("link", "add", "up0", "type", "veth", "peer", "name", "up1")
+    host.ip("address", "add", "172.20.0.5/24", "dev", "up0")
+    host.ip("link", "set", "up1", "up")
+    host.ip("link", "set", "up0", "up")
+    host.ip("route", "add", "10.91.0.64/26", "via", "172.20.0.1")
+    with pytest.raises(FailedPrecondition, match=r"overlaps with the route 10\.91\.0\.64/26 via 172\.20\.0\.1 of up0"):
+        daemon.prepare()
+
+
+def test_two_instances_that_start_at_once_never_both_get_the_subnet(
+    host: Any, daemon: Daemon, other: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one makes its bridge between our look and our bridge."""
+    looks: list[int] = []
+
+    def look(route: Any) -> Any:
+        seen = read_host(route)
+        looks.append(1)
+        if len(looks) == 1:
+            other.prepare()
+        return seen
+
+    monkeypatch.setattr("network.device.read_host", look)
+    with pytest.raises(FailedPrecondition, match=f"root /var/lib/{OTHER}"):
+        daemon.prepare()
+    assert "crt0" not in host.ip("link") and "crt1" in host.ip("link")
+
+
+def test_without_nft_nothing_is_made(host: Any) -> None:
+    daemon = Daemon(host, nft_path="/nonexistent")
+    try:
+        with pytest.raises(HostFault, match="no nft command"):
+            daemon.prepare()
+    finally:
+        daemon.close()
+    assert "crt0" not in host.ip("link")
+
+
+def test_a_failed_wiring_names_the_call(daemon: Daemon, make_netns: Any) -> None:
+    prepared, pod = daemon.prepare(), make_netns()
+    with pod.route_socket() as inside, pytest.raises(HostFault) as caught:
+        daemon.call("wire", prepared, SANDBOX, "10.91.0.2", (4711, inside.fileno()))
+    assert (caught.value.step, caught.value.call) == ("create the veth pair", "RTM_NEWLINK")
+    assert caught.value.errno == errno.EBADF
+
+
+def test_a_lingering_link_is_deleted_and_a_failure_of_that_is_logged(
+    daemon: Daemon, make_netns: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _wire(daemon, daemon.prepare(), make_netns())
+    daemon.call("drop_lingering_link", SANDBOX)
+    assert "something keeps its namespace" in caplog.text
+    assert not daemon.call("drop_link", SANDBOX)
+
+    def refuse(*_: object) -> bool:
+        raise HostFault(call="RTM_DELLINK", errno=errno.EPERM)
+
+    monkeypatch.setattr("network.device.delete_pod_link", refuse)
+    daemon.call("drop_lingering_link", SANDBOX)
+    assert "stays: RTM_DELLINK" in caplog.text
+
+
+def test_teardown_removes_bridge_and_table_and_may_be_repeated(host: Any, daemon: Daemon) -> None:
+    daemon.prepare()
+    for _ in range(2):
+        daemon.call("teardown")
+    assert "crt0" not in host.ip("link")
+    assert host.run("nft", "list", "tables").stdout == ""
+
+
+def test_a_name_that_is_none_is_refused() -> None:
+    with pytest.raises(InvalidArgument):
+        Wiring(INSTANCE, "/root", "a bridge too far")

@@ -1,0 +1,272 @@
+"""Each kind of leak is planted and seen, by the functions, the command and the fixture."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests import leaks, ruleset
+
+NAME = f"leak{secrets.token_hex(3)}"
+SHORT = {**os.environ, "CRISP_LEAK_GRACE": "0.2"}
+Plant = Callable[[ExitStack, Path], str]
+"""Plants a leak, registers how it goes away, and returns what the report has to say."""
+
+
+def run(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def plant_process(stack: ExitStack, _tmp: Path) -> str:
+    process = subprocess.Popen(["sleep", "60"])
+    stack.callback(process.wait)
+    stack.callback(process.kill)
+    return rf"process: {process.pid} sleep 60"
+
+
+def plant_orphan(stack: ExitStack, _tmp: Path) -> str:
+    """A process whose parent has gone, as a monitor's is when its daemon was killed."""
+    pid = int(run("sh", "-c", "setsid sleep 61 >/dev/null 2>&1 & echo $!"))
+    stack.callback(os.kill, pid, signal.SIGKILL)
+    wait_until(lambda: Path(f"/proc/{pid}/comm").read_text() == "sleep\n")
+    return rf"process: {pid} sleep 61"
+
+
+def plant_mount(stack: ExitStack, tmp: Path) -> str:
+    run("mount", "-t", "tmpfs", NAME, str(tmp))
+    stack.callback(run, "umount", str(tmp))
+    return rf"mount: {tmp} tmpfs {NAME}"
+
+
+def plant_pinned_namespace(stack: ExitStack, tmp: Path) -> str:
+    pin = tmp / "net"
+    pin.touch()
+    run("unshare", f"--net={pin}", "true")
+    stack.callback(run, "umount", str(pin))
+    return rf"mount: {pin} nsfs net:\[\d+\]"
+
+
+def plant_thread_in_namespace(stack: ExitStack, _tmp: Path) -> str:
+    """A thread that entered a network namespace and never came back."""
+    entered, done = threading.Event(), threading.Event()
+
+    def stay() -> None:
+        # Python 3.11 has no os.unshare; the thread ends with its namespace.
+        import ctypes
+
+        if ctypes.CDLL(None, use_errno=True).unshare(0x40000000) == 0:  # CLONE_NEWNET
+            entered.set()
+        done.wait(60)
+
+    thread = threading.Thread(target=stay)
+    thread.start()
+    stack.callback(thread.join)
+    stack.callback(done.set)
+    assert entered.wait(5)
+    return r"network namespace: net:\[\d+\]"
+
+
+def plant_link(stack: ExitStack, _tmp: Path) -> str:
+    run("ip", "link", "add", NAME, "type", "bridge")
+    stack.callback(run, "ip", "link", "del", NAME)
+    return rf"link: {NAME}"
+
+
+def plant_table(stack: ExitStack, _tmp: Path) -> str:
+    run("nft", f"add table inet {NAME}")
+    stack.callback(run, "nft", f"delete table inet {NAME}")
+    return rf"nft: table inet {NAME}"
+
+
+def plant_element(stack: ExitStack, _tmp: Path) -> str:
+    run("nft", f"add table inet {NAME}; add set inet {NAME} pods {{ type ipv4_addr; }}")
+    stack.callback(run, "nft", f"delete table inet {NAME}")
+    run("nft", f"add element inet {NAME} pods {{ 192.0.2.1 }}")
+    return rf"nft: table inet {NAME} set pods element 192\.0\.2\.1"
+
+
+def plant_cgroup(stack: ExitStack, _tmp: Path) -> str:
+    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    hierarchy = next(Path(fields[1]) for fields in mounts if fields[2] in ("cgroup2", "cgroup"))
+    directory = hierarchy / NAME / "child"
+    directory.parent.mkdir()
+    stack.callback(directory.parent.rmdir)
+    directory.mkdir()
+    stack.callback(directory.rmdir)
+    return rf"cgroup: {directory}"
+
+
+def plant_segment(stack: ExitStack, _tmp: Path) -> str:
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    number = libc.shmget(0, 4096, 0o1600)  # IPC_PRIVATE, IPC_CREAT
+    assert number >= 0
+    stack.callback(libc.shmctl, number, 0, None)  # IPC_RMID
+    return rf"System V: shm id {number} key 0"
+
+
+def plant_descriptor(stack: ExitStack, _tmp: Path) -> str:
+    held = stack.enter_context(socket.socket(socket.AF_UNIX))
+    assert held.fileno() > 2
+    return "descriptor: socket"
+
+
+def plant_directory(stack: ExitStack, _tmp: Path) -> str:
+    directory = tempfile.mkdtemp(prefix="crisp-")
+    stack.callback(os.rmdir, directory)
+    return f"temporary: {directory}"
+
+
+PLANTS: list[Plant] = [
+    plant_process,
+    plant_orphan,
+    plant_mount,
+    plant_pinned_namespace,
+    plant_thread_in_namespace,
+    plant_link,
+    plant_table,
+    plant_element,
+    plant_cgroup,
+    plant_segment,
+    plant_descriptor,
+    plant_directory,
+]
+ids = [plant.__name__.removeprefix("plant_") for plant in PLANTS]
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.mark.parametrize("plant", PLANTS, ids=ids)
+def test_a_planted_leak_is_reported_until_it_is_gone(plant: Plant, stack: ExitStack, tmp_path: Path) -> None:
+    before = leaks.snapshot()
+    expected = plant(stack, tmp_path)
+    found = leaks.new_since(before, grace=0)
+    assert any(re.fullmatch(f"{expected}.*", line) for line in found), found
+    stack.close()
+    assert leaks.new_since(before) == []
+
+
+def test_what_goes_away_by_itself_is_no_leak() -> None:
+    before = leaks.snapshot()
+    with subprocess.Popen(["sleep", "0.3"]):
+        assert leaks.new_since(before, grace=0)
+        assert leaks.new_since(before) == []
+
+
+def test_another_run_is_told_from_ours(stack: ExitStack) -> None:
+    before = leaks.snapshot()
+    pid = int(run("env", f"{leaks.MARK}=other", "sh", "-c", "setsid sleep 62 >/dev/null 2>&1 & echo $!"))
+    stack.callback(os.kill, pid, signal.SIGKILL)
+    wait_until(lambda: Path(f"/proc/{pid}/comm").read_text() == "sleep\n")
+    assert leaks.new_since(before, grace=0) == []
+
+
+RULESET = """
+table ip crisp_1 { # handle 7
+	set pods { # handle 1
+		type ipv4_addr
+		elements = { 10.0.0.2 comment "pod {a}, b" counter packets 3 bytes 99,
+			10.0.0.3 timeout 1h expires 59m12s }
+	}
+	map ports { # handle 2
+		elements = { 80 : 10.0.0.2 . 8080, 81 : 10.0.0.3 . 8081 }
+	}
+	chain out { # handle 3
+		ip saddr @pods counter packets 1 bytes 2 masquerade comment "{ out }" # handle 4
+		tcp dport { 80, 443 } accept # handle 5
+	}
+}
+"""
+
+
+def test_a_ruleset_is_a_line_for_each_object_and_element_without_counters() -> None:
+    assert list(ruleset.flatten(RULESET)) == [
+        "table ip crisp_1 # handle 7",
+        "table ip crisp_1 set pods # handle 1",
+        "table ip crisp_1 set pods type ipv4_addr",
+        'table ip crisp_1 set pods element 10.0.0.2 comment "pod {a}, b" counter packets 0 bytes 0',
+        "table ip crisp_1 set pods element 10.0.0.3 timeout 1h expires 0",
+        "table ip crisp_1 map ports # handle 2",
+        "table ip crisp_1 map ports element 80 : 10.0.0.2 . 8080",
+        "table ip crisp_1 map ports element 81 : 10.0.0.3 . 8081",
+        "table ip crisp_1 chain out # handle 3",
+        'table ip crisp_1 chain out ip saddr @pods counter packets 0 bytes 0 masquerade comment "{ out }" # handle 4',
+        "table ip crisp_1 chain out tcp dport { 80, 443 } accept # handle 5",
+    ]
+
+
+def test_siblings_of_our_own_cgroup_are_not_ours(tmp_path: Path) -> None:
+    for name in ("jobs/us/deeper", "jobs/them", "crisp-1/pod"):
+        (tmp_path / name).mkdir(parents=True)
+    found = leaks.walk_cgroups(str(tmp_path), skip=f"{tmp_path}/jobs", keep=f"{tmp_path}/jobs/us")
+    assert sorted(found) == [
+        f"{tmp_path}/{name}" for name in ("crisp-1", "crisp-1/pod", "jobs", "jobs/us", "jobs/us/deeper")
+    ]
+
+
+def test_a_snapshot_is_cheap() -> None:
+    leaks.snapshot()
+    began = time.process_time()
+    for _ in range(5):
+        leaks.snapshot()
+    assert (time.process_time() - began) / 5 < 0.05
+
+
+def test_the_command_compares_with_a_file(stack: ExitStack, tmp_path: Path) -> None:
+    file, command = tmp_path / "before.json", [sys.executable, "-m", "tests.leaks"]
+    subprocess.run([*command, "snapshot", str(file)], check=True, cwd=leaks.ROOT)
+    clean = subprocess.run([*command, "compare", str(file)], cwd=leaks.ROOT, capture_output=True, text=True)
+    assert (clean.returncode, clean.stderr) == (0, "")
+    expected = plant_link(stack, tmp_path)
+    planted = subprocess.run(
+        [*command, "compare", str(file)], cwd=leaks.ROOT, capture_output=True, text=True, env=SHORT
+    )
+    assert (planted.returncode, planted.stderr) == (1, f"left behind: {expected}\n")
+    assert subprocess.run([*command, "forget", str(file)], cwd=leaks.ROOT, capture_output=True).returncode == 2
+
+
+PLANTED_TEST = """
+import subprocess, pytest
+{mark}
+def test_something(): subprocess.run(["ip", "link", "add", "{name}", "type", "bridge"], check=True)
+"""
+
+
+@pytest.mark.parametrize("mark", ["", 'pytestmark = pytest.mark.leaks("module")'])
+def test_the_fixture_fails_a_test_that_leaves_a_link(mark: str, stack: ExitStack, tmp_path: Path) -> None:
+    module = tmp_path / "tests" / "kernel" / "test_planted.py"
+    module.parent.mkdir(parents=True)
+    shutil.copy(leaks.ROOT / "tests" / "conftest.py", tmp_path / "tests")
+    module.write_text(PLANTED_TEST.format(mark=mark, name=NAME))
+    stack.callback(run, "ip", "link", "del", NAME)
+    command = [sys.executable, "-m", "pytest", "-q", "-c", str(leaks.ROOT / "pyproject.toml"), "-p", "no:cacheprovider"]
+    done = subprocess.run([*command, str(module)], cwd=leaks.ROOT, capture_output=True, text=True, env=SHORT)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert f"left behind:\n  link: {NAME}" in done.stdout
+    assert "1 passed, 1 error" in done.stdout

@@ -1,0 +1,127 @@
+"""The plan of a pod."""
+
+from __future__ import annotations
+
+import pytest
+from google.protobuf import text_format
+
+from cri.plan.document import decode, encode
+from cri.plan.facts import HostFacts
+from cri.plan.sandbox import SandboxIds, SandboxPlan, cgroup_parent, plan_sandbox, sandbox_request
+from cri.settings import Settings
+from proto import api_pb2 as api
+from runtime.spec import CgroupDirs
+
+ID = "5" * 64
+IDS = SandboxIds(ID, "0a1b2c3d")
+OPTIONS = "linux { security_context { namespace_options { %s } } }"
+
+
+def plan(host: HostFacts, text: str = "", *, parent_exists: bool = True) -> SandboxPlan:
+    config = text_format.Parse(text, api.PodSandboxConfig())
+    return plan_sandbox(config, IDS, Settings(state="/run/c"), host, parent_exists=parent_exists)
+
+
+def test_an_empty_configuration_is_a_pod_with_everything_of_its_own(host: HostFacts) -> None:
+    made = plan(host)
+    assert made.namespaces == ("network", "ipc", "uts", "pid")
+    assert (made.network, made.ipc, made.pid) == ("pod", "pod", "pod")
+    assert made.hostname == "node-1"
+    assert made.directory == f"/run/c/pods/{ID}"
+    assert made.directories[0] == made.directory
+    assert set(made.directories[1:]) == {
+        f"{made.directory}/{name}" for name in ("ns", "shm", "files", "exits", "rootfs", "containers")
+    }
+    assert (made.shm, made.shm_size) == (f"{made.directory}/shm", 64 << 20)
+    assert made.log_directory == ""
+    assert made.pause.oom_score_adj == -998
+    assert made.sysctls == {
+        "net.ipv4.ip_unprivileged_port_start": "0",
+        "net.ipv4.ping_group_range": "0 2147483647",
+    }
+    assert made.namespace_path("network") == f"{made.directory}/ns/network"
+    assert made.file_path("hosts") == f"{made.directory}/files/hosts"
+
+
+def test_an_empty_parent_is_the_instances_own(host: HostFacts) -> None:
+    made = plan(host)
+    assert made.cgroup_parent == f"/crisp-0a1b2c3d/{ID}"
+    assert made.pause_cgroup == f"/crisp-0a1b2c3d/{ID}/{ID}"
+    assert made.cgroup_owned
+
+
+@pytest.mark.parametrize("parent", ["/kubepods/burstable/pod1", "kubepods/burstable//pod1/"])
+def test_kubelets_parent_is_kept_and_pause_is_its_child(host: HostFacts, parent: str) -> None:
+    text = f'linux {{ cgroup_parent: "{parent}" }}'
+    made = plan(host, text)
+    assert made.cgroup_parent == "/kubepods/burstable/pod1"
+    assert made.pause_cgroup == f"/kubepods/burstable/pod1/{ID}"
+    assert not made.cgroup_owned
+    assert plan(host, text, parent_exists=False).cgroup_owned
+    assert cgroup_parent(text_format.Parse(text, api.PodSandboxConfig()), IDS) == made.cgroup_parent
+
+
+@pytest.mark.parametrize(
+    ("options", "namespaces"),
+    [
+        ("pid: CONTAINER", ("network", "ipc", "uts")),
+        ("pid: NODE", ("network", "ipc", "uts")),
+        ("network: NODE pid: CONTAINER", ("ipc",)),
+        ("network: NODE ipc: NODE pid: NODE", ()),
+        ("ipc: NODE", ("network", "uts", "pid")),
+    ],
+)
+def test_the_nodes_namespaces_are_not_made(host: HostFacts, options: str, namespaces: tuple[str, ...]) -> None:
+    assert plan(host, OPTIONS % options).namespaces == namespaces
+
+
+def test_a_host_network_pod_has_the_nodes_files_and_sysctls(host: HostFacts) -> None:
+    made = plan(host, OPTIONS % "network: NODE")
+    assert made.sysctls == {}
+    assert made.files == {"hostname": "node-1\n", "hosts": None, "resolv.conf": None}
+
+
+def test_a_host_network_pod_with_a_hostname_has_its_own_uts(host: HostFacts) -> None:
+    made = plan(host, "hostname: 'other'" + OPTIONS % "network: NODE")
+    assert "uts" in made.namespaces and made.hostname == "other"
+
+
+def test_host_ipc_means_the_nodes_shm(host: HostFacts) -> None:
+    made = plan(host, OPTIONS % "ipc: NODE")
+    assert (made.shm, made.shm_size) == ("/dev/shm", None)
+
+
+def test_the_request_to_the_monitor_carries_the_security_context(host: HostFacts) -> None:
+    text = """
+    hostname: "web" linux { sysctls { key: "kernel/sem" value: "1 2 3 4" } security_context {
+      run_as_user { value: 7 } run_as_group { value: 8 } supplemental_groups: 9 seccomp {}
+    } }"""
+    made = plan(host, text)
+    assert made.pause.seccomp == "runtime/default"
+    cgroup = CgroupDirs(v1=[], v2="/sys/fs/cgroup/x")
+    assert sandbox_request(made, cgroup, "/cache/p.bpf") == {
+        "namespaces": ["network", "ipc", "uts", "pid"],
+        "hostname": "web",
+        "sysctls": made.sysctls,
+        "cgroup": cgroup,
+        "user": {"uid": 7, "gid": 8, "additionalGids": [9]},
+        "no_new_privileges": True,
+        "seccomp": "/cache/p.bpf",
+        "oom_score_adj": -998,
+    }
+    assert made.sysctls["kernel.sem"] == "1 2 3 4"
+
+
+def test_without_its_own_uts_no_hostname_is_set(host: HostFacts) -> None:
+    made = plan(host, OPTIONS % "network: NODE")
+    assert sandbox_request(made, CgroupDirs(v1=[], v2=None), None)["hostname"] == ""
+
+
+def test_a_plan_survives_its_json(host: HostFacts) -> None:
+    made = plan(host, "hostname: 'web' dns_config { servers: '1.1.1.1' } linux { security_context { seccomp {} } }")
+    assert decode(encode(made), SandboxPlan) == made
+
+
+def test_annotations_change_nothing(host: HostFacts) -> None:
+    annotated = "annotations { key: 'org.systemd.property.X' value: 'y' }"
+    assert plan(host, annotated) == plan(host)

@@ -1,0 +1,36 @@
+"""Seccomp profile and hidden paths."""
+
+from __future__ import annotations
+
+import pytest
+from google.protobuf import text_format
+
+from cri.plan.security import plan_hidden, plan_seccomp
+from proto import api_pb2 as api
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("", None),
+        ("seccomp {}", "runtime/default"),
+        ("seccomp { profile_type: Unconfined }", None),
+        ("seccomp { profile_type: Unconfined } seccomp_profile_path: 'runtime/default'", None),
+        ("seccomp_profile_path: 'runtime/default'", "runtime/default"),
+        ("seccomp_profile_path: 'docker/default'", "runtime/default"),
+        ("seccomp_profile_path: 'unconfined'", None),
+        ("privileged: true seccomp {}", None),
+    ],
+)
+def test_the_profile_is_what_was_asked_for(text: str, kind: str | None) -> None:
+    for context in (api.LinuxContainerSecurityContext(), api.LinuxSandboxSecurityContext()):
+        assert plan_seccomp(text_format.Parse(text, context)) == kind
+
+
+def test_hidden_paths_are_exactly_those_of_the_request() -> None:
+    assert plan_hidden([], privileged=False) == []
+    assert plan_hidden(["/proc/kcore", "/proc//kcore/", "/sys/firmware"], privileged=False) == [
+        "/proc/kcore",
+        "/sys/firmware",
+    ]
+    assert plan_hidden(["/proc/kcore"], privileged=True) == []

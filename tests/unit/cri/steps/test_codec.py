@@ -1,0 +1,44 @@
+"""Steps as bytes: what the journal keeps can be undone by another process."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, get_args
+
+import msgspec
+import pytest
+
+from cri.plan.container import ContainerIds, plan_container
+from cri.plan.facts import DeviceFacts, HostFacts
+from cri.plan.sandbox import SandboxPlan
+from cri.steps.codec import AnyStep, decode, encode
+from cri.steps.container import StartInit, plan_create_steps
+from cri.steps.sandbox import plan_steps
+from proto import api_pb2 as api
+from runtime.images.config import ImageConfig
+from runtime.spec import ResolvedUser
+
+
+def test_a_pods_birth_survives_the_journal(pod: SandboxPlan) -> None:
+    steps = plan_steps(pod)
+    assert decode(encode(steps)) == steps and len(steps) == 7
+
+
+def test_a_containers_birth_survives_the_journal(pod: SandboxPlan, image: ImageConfig, host: HostFacts) -> None:
+    user = ResolvedUser(uid=0, gid=0, additionalGids=[], home="/root")
+    config = api.ContainerConfig(command=["\u00fc", "\x7f"])
+    plan = plan_container(config, pod, image, user, ContainerIds("c1", "/lib/c1"), host, DeviceFacts())
+    steps = (*plan_create_steps(plan, pod.directory), StartInit(pod.id, plan.id, plan.cgroup))
+    assert decode(encode(steps)) == steps
+
+
+@pytest.mark.parametrize("text", [b"", b"{}", b'[{"type":"unknown"}]', b'[{"type":"start_init"}]'])
+def test_an_unknown_step_is_an_error_and_never_skipped(text: bytes) -> None:
+    with pytest.raises(msgspec.DecodeError):
+        decode(text)
+
+
+def test_every_step_has_the_name_of_its_tag() -> None:
+    kinds: list[Any] = [kind for kind in get_args(AnyStep) if inspect.isclass(kind)]
+    assert len(kinds) >= 10
+    assert [kind.name for kind in kinds] == [kind.__struct_config__.tag for kind in kinds]

@@ -1,0 +1,184 @@
+"""The settings file: strict, with the place of every error."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cri.settings import (
+    FLAGS,
+    CgroupSettings,
+    Changes,
+    NetworkSettings,
+    Settings,
+    SettingsError,
+    check_supported,
+    compare,
+    find_line,
+    instance,
+    parse_settings,
+)
+from runtime.errors import FailedPrecondition
+
+WHOLE = """\
+# crisp
+listen = "unix:///run/other/crisp.sock"
+root = "/srv/crisp"
+state = "/run/other"
+metrics = ""
+log_level = "debug"
+
+[network]
+bridge = "br-pods"
+subnets = ["10.1.0.0/16", "fd00:1::/64"]
+
+[registry]
+config_path = "/etc/hosts.d"
+
+[cni]
+conf_dir = "/etc/cni"
+bin_dir = "/opt/bin"
+
+[cgroup]
+driver = "cgroupfs"
+
+[pool]
+size = 0
+
+[streaming]
+address = "[::1]:10350"
+tls_cert = "/etc/crisp/tls.crt"
+tls_key = "/etc/crisp/tls.key"
+idle_timeout = "90m"
+"""
+
+
+def test_an_empty_file_gives_the_defaults() -> None:
+    settings = parse_settings("", "c.toml")
+    assert settings == Settings()
+    assert settings.listen == "unix:///run/crisp/crisp.sock"
+    assert (settings.network.bridge, settings.network.subnets) == ("crisp0", ("10.85.0.0/16",))
+    assert (settings.cni.conf_dir, settings.cni.bin_dir) == ("/etc/cni/net.d", "/opt/cni/bin")
+    assert settings.metrics == "127.0.0.1:9790"
+    assert settings.cgroup.driver == "auto"
+
+
+def test_every_key_is_read() -> None:
+    settings = parse_settings(WHOLE, "c.toml")
+    assert settings.root == "/srv/crisp"
+    assert settings.network == NetworkSettings("br-pods", ("10.1.0.0/16", "fd00:1::/64"))
+    assert settings.registry.config_path == "/etc/hosts.d"
+    assert settings.pool.size == 0
+    assert settings.metrics == ""
+
+
+def test_no_subnets_at_all_is_a_setting() -> None:
+    assert parse_settings("[network]\nsubnets = []", "c.toml").network.subnets == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "words"),
+    [
+        ("rooot = '/x'", "c.toml:1", "did you mean 'root'"),
+        ("\n\nfoo = 1", "c.toml:3", "known are cgroup"),
+        ("[network]\nbrige = 'x'", "c.toml:2", "in [network]; did you mean 'bridge'"),
+        ("subnets = []", "c.toml:1", "did you mean [network] subnets"),
+        ("[cni]\nroot = '/x'", "c.toml:2", "did you mean root before the first table"),
+        ("[[network]]\nbridge = 'x'", "c.toml:1", "network is a table"),
+        ("network = 3", "c.toml:1", "write [network]"),
+        ("network = { bridge = 3 }", "c.toml:1", "network.bridge must be a string"),
+        ("\nnetwork.bridge = 3", "c.toml:2", 'did you mean "3"'),
+        ("[network]\nsubnets = '10.0.0.0/8'", "c.toml:2", 'did you mean ["10.0.0.0/8"]'),
+        ("[network]\nsubnets = [1]", "c.toml:2", "a list of strings"),
+        ("[pool]\n size = '4'", "c.toml:2", "must be an integer"),
+        ("[pool]\nsize = true", "c.toml:2", "must be an integer"),
+        ("[pool]\nsize = -1", "c.toml:2", "between 0 and"),
+        ("log_level = true", "c.toml:1", "must be a string"),
+        ("log_level = 'warn'", "c.toml:1", "did you mean 'warning'"),
+        ("[cgroup]\ndriver = 'cgroup'", "c.toml:2", "did you mean 'cgroupfs'"),
+        ("root = '/a'\nroot = '/b'", "c.toml:2", "overwrite"),
+        ("root = ", "c.toml:1", "is not TOML"),
+        ("root = '''\nx", "c.toml:2", "is not TOML"),
+        ("root = '/same'\nstate = '/same'", "c.toml:2", "must differ"),
+    ],
+)
+def test_a_wrong_file_names_line_and_suggestion(text: str, place: str, words: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        parse_settings(text, "c.toml")
+    assert raised.value.object == place
+    assert words in str(raised.value)
+
+
+def test_flags_override_the_file() -> None:
+    settings = parse_settings(WHOLE, "c.toml", {"root": "/flag", "state": None, "log_level": "error"})
+    assert (settings.root, settings.state, settings.log_level) == ("/flag", "/run/other", "error")
+
+
+def test_a_wrong_flag_is_named() -> None:
+    with pytest.raises(SettingsError, match=r"--log-level: log_level must be one of"):
+        parse_settings("", "c.toml", {"log_level": "loud"})
+    with pytest.raises(SettingsError, match="--state: state and root are both"):
+        parse_settings("root = '/x'", "c.toml", {"state": "/x"})
+    assert FLAGS["log_level"] == "--log-level"
+
+
+def test_the_instance_is_eight_hex_digits_of_the_root() -> None:
+    assert instance("/var/lib/crisp") == "bc9dfd00"
+    assert instance("/a") != instance("/b")
+
+
+def test_the_systemd_driver_is_refused_by_name() -> None:
+    with pytest.raises(FailedPrecondition, match="systemd cgroup driver"):
+        check_supported(Settings(cgroup=CgroupSettings("systemd")), [])
+
+
+def test_a_cni_configuration_is_refused_by_name() -> None:
+    check_supported(Settings(), ["README", ".keep"])
+    with pytest.raises(FailedPrecondition, match=r"/etc/cni/net\.d/10-x\.conflist: CNI networking"):
+        check_supported(Settings(), ["99-y.conf", "10-x.conflist"])
+
+
+def test_what_a_reload_applies_is_told_from_what_needs_a_restart() -> None:
+    old = parse_settings("", "c.toml")
+    new = parse_settings("log_level='error'\n[registry]\nconfig_path='/x'\n[network]\nbridge='y'", "c.toml")
+    assert compare(old, new) == Changes(("log_level", "registry.config_path"), ("network.bridge",))
+    assert compare(old, old) == Changes((), ())
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        (("root",), 3),
+        (("network",), 8),
+        (("network", "subnets"), 10),
+        (("network", "absent"), 8),
+        (("absent",), 1),
+        (("pool", "size"), 23),
+    ],
+)
+def test_a_key_is_found_in_its_table(path: tuple[str, ...], line: int) -> None:
+    assert find_line(WHOLE, path) == line
+
+
+def test_keys_inside_long_strings_are_not_keys() -> None:
+    text = 'state = """\nroot = "/x"\n"""\n"root" = "/y"\n'
+    assert find_line(text, ("root",)) == 4
+
+
+@given(st.text())
+def test_any_text_gives_settings_or_a_settings_error(text: str) -> None:
+    try:
+        parse_settings(text, "c.toml")
+    except SettingsError as error:
+        assert error.object.startswith("c.toml:")
+
+
+def test_a_certificate_without_its_key_is_refused_with_its_line() -> None:
+    for name in ("tls_cert", "tls_key"):
+        with pytest.raises(SettingsError, match=r"^c.toml:2: tls_cert and tls_key belong together"):
+            parse_settings(f'[streaming]\n{name} = "/etc/x"\n', "c.toml")
+
+
+def test_streams_stay_on_the_loopback_unless_told_otherwise() -> None:
+    assert parse_settings("", "c.toml").streaming.address == "127.0.0.1:0"

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from ipaddress import IPv4Network, ip_address
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from network.subnet import Pool, Subnets, parse_subnets
+from runtime.errors import InvalidArgument
+
+
+@st.composite
+def pools(draw: st.DrawFn) -> Pool:
+    length = draw(st.integers(22, 30))
+    base = draw(st.integers(0, 2**24 - 1)) | 10 << 24
+    return Pool(IPv4Network((base, length), strict=False))
+
+
+@given(pools(), st.integers(0, 2**32 - 1))
+def test_candidates_are_each_pod_address_once_whatever_came_before(pool: Pool, after: int) -> None:
+    listed = list(pool.candidates(str(ip_address(after))))
+    assert len(listed) == len(set(listed)) == pool.size
+    taken = {str(pool.network.network_address), str(pool.network.broadcast_address), str(pool.gateway)}
+    assert not taken & set(listed)
+    assert all(ip_address(address) in pool.network for address in listed)
+
+
+def test_candidates_begin_behind_the_last_and_go_round() -> None:
+    pool = Pool(IPv4Network("10.85.0.0/29"))
+    assert list(pool.candidates()) == [f"10.85.0.{host}" for host in (2, 3, 4, 5, 6)]
+    assert list(pool.candidates("10.85.0.4")) == [f"10.85.0.{host}" for host in (5, 6, 2, 3, 4)]
+    assert next(pool.candidates("10.85.0.6")) == "10.85.0.2"
+
+
+def test_a_pool_names_gateway_and_interfaces_with_the_subnets_prefix() -> None:
+    pool = Pool(IPv4Network("10.85.0.0/16"))
+    assert (pool.name, str(pool.gateway), str(pool.gateway_interface)) == ("10.85.0.0/16", "10.85.0.1", "10.85.0.1/16")
+    assert str(pool.interface("10.85.3.4")) == "10.85.3.4/16"
+    assert Pool(IPv4Network("10.85.0.0/30")).size == 1
+
+
+def test_no_subnet_is_no_pool() -> None:
+    assert parse_subnets([]) == parse_subnets(["", " "]) == Subnets(None)
+
+
+def test_an_ipv6_subnet_is_noted_and_does_not_count_yet() -> None:
+    parsed = parse_subnets(["fd00:85::/64", "10.85.0.0/16"])
+    assert parsed.pool == Pool(IPv4Network("10.85.0.0/16"))
+    assert parsed.notes == ("fd00:85::/64: pods have no IPv6 addresses from the built-in bridge yet",)
+    assert parse_subnets(["fd00:85::/64"]).pool is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("10.85.0.1/16", "host bits set"),
+        ("10.85.0.0", "needs its prefix length"),
+        ("pods", "not a subnet in CIDR notation"),
+        ("10.85.0.0/33", "not a subnet in CIDR notation"),
+        ("10.85.0.0/31", "too small"),
+        ("10.85.0.0/32", "too small"),
+        ("127.0.0.0/24", "not a subnet that pods can have"),
+        ("224.0.0.0/24", "not a subnet that pods can have"),
+        ("169.254.0.0/24", "not a subnet that pods can have"),
+        ("0.0.0.0/0", "not a subnet that pods can have"),
+        ("240.0.0.0/8", "reserved"),
+        ("fe80::/64", "not a subnet that pods can have"),
+        ("\uff11\uff10.0.0.0/8", "not a subnet in CIDR notation"),
+    ],
+)
+def test_what_pods_cannot_have_is_refused(text: str, said: str) -> None:
+    with pytest.raises(InvalidArgument, match=said):
+        parse_subnets([text])
+
+
+def test_two_ipv4_subnets_are_refused_by_name() -> None:
+    with pytest.raises(InvalidArgument, match=r"10\.85\.0\.0/16, 10\.86\.0\.0/16: .*name one IPv4 subnet"):
+        parse_subnets(["10.85.0.0/16", "10.86.0.0/16"])

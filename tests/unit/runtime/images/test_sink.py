@@ -1,0 +1,55 @@
+"""The pipe into a worker."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+
+import pytest
+
+from runtime.images.sink import PIPE_BYTES, PipeSink, open_pipe
+from tests.descriptors import open_descriptors
+
+
+async def test_more_than_the_pipe_holds_waits_for_the_reader() -> None:
+    data = os.urandom(3 * PIPE_BYTES + 17)
+    received = bytearray()
+
+    def read(fd: int) -> None:
+        while part := os.read(fd, 1 << 16):
+            received.extend(part)
+
+    with open_pipe() as (reader, sink):
+        thread = threading.Thread(target=read, args=(reader,))
+        thread.start()
+        await sink.write(data)
+        sink.close()
+        sink.close()
+        await asyncio.to_thread(thread.join)
+    assert received == data
+
+
+async def test_the_loop_goes_on_while_a_writer_waits() -> None:
+    with open_pipe() as (_, sink):
+        async with asyncio.TaskGroup() as group:
+            writing = group.create_task(sink.write(bytes(4 * PIPE_BYTES)))
+            await asyncio.sleep(0.01)
+            assert not writing.done()
+            writing.cancel()
+
+
+async def test_a_reader_that_is_gone_is_told() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    sink = PipeSink(writer)
+    with pytest.raises(BrokenPipeError):
+        await sink.write(b"x")
+    sink.close()
+
+
+async def test_both_ends_are_closed_at_the_end() -> None:
+    before = open_descriptors()
+    with open_pipe():
+        pass
+    assert open_descriptors() == before

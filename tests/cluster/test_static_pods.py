@@ -136,7 +136,13 @@ def test_a_crashing_container_is_restarted_with_its_log_code_and_message_kept(ku
     wait_for(lambda: kubelet.container(name, "main").get("restartCount", 0) >= 1, "a restart", PATIENCE)
     last = kubelet.container(name, "main")["lastState"]["terminated"]
     assert (last["exitCode"], last["reason"], last["message"]) == (3, "Error", "because\n")
-    assert kubelet.log(name, "main", "?previous=true").startswith("attempt ")
+    # When an attempt ends, kubelet removes the one before it at once and says so in the pod's
+    # status a moment later: until then "previous" names a container that is gone.
+    wait_for(
+        lambda: kubelet.log(name, "main", "?previous=true").startswith("attempt "),
+        "the log of the attempt before",
+        PATIENCE,
+    )
     assert kubelet.container(name, "other")["restartCount"] == 0
     kubelet.delete(name)
 

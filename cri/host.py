@@ -26,7 +26,7 @@ from cri.plan.facts import HostFacts
 from cri.pool import Pool
 from cri.profiles import Profiles
 from cri.rpc.encoded import EncodedList
-from cri.rpc.messages import container, pod_sandbox
+from cri.rpc.messages import container, pod_sandbox, pod_sandbox_status, status_of_container
 from cri.rpc.metric_messages import MetricMessages
 from cri.rpc.stats_messages import StatsMessages
 from cri.settings import Settings
@@ -137,6 +137,8 @@ class Host:
     users: dict[str, ResolvedUser] = field(default_factory=dict)
     encoded_sandboxes: EncodedList[SandboxRecord] = field(default_factory=lambda: EncodedList(pod_sandbox))
     encoded_containers: EncodedList[ContainerRecord] = field(default_factory=lambda: EncodedList(container))
+    encoded_pod_statuses: EncodedList[SandboxRecord] = field(default_factory=lambda: EncodedList(pod_sandbox_status))
+    encoded_statuses: EncodedList[ContainerRecord] = field(default_factory=lambda: EncodedList(status_of_container))
     stats_messages: StatsMessages = field(default_factory=StatsMessages)
     metric_messages: MetricMessages = field(init=False)
     _exits: dict[str, asyncio.Event] = field(default_factory=dict)
@@ -198,6 +200,8 @@ class Host:
         for each in (
             self.encoded_sandboxes,
             self.encoded_containers,
+            self.encoded_pod_statuses,
+            self.encoded_statuses,
             self.stats_messages,
             self.metric_messages,
             self.layers,

@@ -22,7 +22,7 @@ class Identified(Protocol):
 
 
 class Labelled(Protocol):
-    """A message of the API that has labels."""
+    """A message of the API that describes an object."""
 
     @property
     def labels(self) -> Mapping[str, str]: ...
@@ -72,6 +72,11 @@ class EncodedList(Generic[RecordT]):
     def items(self, records: Iterable[RecordT]) -> list[bytes]:
         """The elements of that field, which may be joined in any portions."""
         return [self._of(record)[1] for record in records]
+
+    def elements(self, number: int, records: Iterable[RecordT]) -> bytes:
+        """``records`` as a response message has them whose field ``number``, at most 15, repeats them."""
+        tag = ONE_BYTE[number << 3 | 2]  # of one byte, as that of field 1
+        return b"".join(tag + item[1:] for item in self.items(records))
 
     def labels(self, record: RecordT) -> Mapping[str, str]:
         return self._of(record)[2]

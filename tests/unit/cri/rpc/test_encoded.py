@@ -64,3 +64,10 @@ def test_an_unchanged_record_is_encoded_once_and_a_new_one_again() -> None:
     listed.forget("a")
     listed.join([second])
     assert built == [first, second, second]
+
+
+def test_the_elements_of_another_field_are_what_protobuf_would_write() -> None:
+    records = [Record("a", {"n": "1"}), Record("b")]
+    elements = EncodedList(build).elements(15, records)
+    assert elements == b"".join(field(15, build(record)) for record in records)
+    assert EncodedList(build).elements(3, []) == b""

@@ -14,6 +14,7 @@ import pytest
 
 from cri.state.records import ContainerState
 from proto import api_pb2 as api
+from runtime.program import LAUNCH
 from tests.cri.harness import DEMO_IMAGE, Crisp
 
 Code = grpc.StatusCode

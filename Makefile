@@ -65,6 +65,7 @@ test-failpoints: $(BIN)/.installed-dev ## fail, kill and cancel at every step of
 
 test-kubelet: $(BIN)/.installed-dev ## static pods under the published kubelet, built by Go (as root, 4 minutes and the build)
 	@deploy/install-deps --test
+	$(BIN)/python -m tests.cluster.kubelet
 	$(PYTEST) tests/cluster --ignore tests/cluster/test_at_rest.py
 
 test-at-rest: $(BIN)/.installed-dev ## what fifty pods at rest cost the daemon (as root, 3 minutes)

@@ -22,6 +22,7 @@ from cri.failpoints import Failpoints
 from cri.images import Images
 from cri.layers import Layers
 from cri.metrics import Metrics
+from cri.plan.container import ContainerPlan
 from cri.plan.facts import HostFacts
 from cri.pool import Pool
 from cri.profiles import Profiles
@@ -68,7 +69,8 @@ class LivePod:
     ``namespaces`` maps the OCI type to an open descriptor; ``netlink`` is a
     NETLINK_ROUTE socket opened inside the pod's network namespace, or -1. ``stopping``: its end
     is our own doing. ``execs`` are the commands that run in it: their code, and whether
-    they were killed at their timeout. ``attached`` are the attach sessions.
+    they were killed at their timeout. ``attached`` are the attach sessions, ``prepared`` the
+    containers of which an init waits to be released, if nothing has happened to it.
     """
 
     monitor: MonitorClient
@@ -79,6 +81,7 @@ class LivePod:
     stopping: bool = False
     execs: dict[str, asyncio.Future[tuple[int, bool]]] = field(default_factory=dict)
     attached: dict[str, Attached] = field(default_factory=dict)
+    prepared: set[str] = field(default_factory=set)
 
     def close_descriptors(self) -> None:
         """Idempotent; the bind mounts of the pod keep its namespaces from here on."""
@@ -101,7 +104,8 @@ class LivePod:
 class Host:
     """``boot_id`` is this boot's; ``ready`` is set once recovery is over.
 
-    ``started`` holds the pid and time of a start until they are stored, ``users`` who an
+    ``planned`` holds the plan and the layers of a container until it is stored,
+    ``started`` the pid and time of a start until they are stored, ``users`` who an
     image's names are, ``readings`` what pods and containers use. ``offers`` is the streaming
     server, None until it listens; ``sockets`` makes sockets inside pods' networks.
     """
@@ -133,6 +137,7 @@ class Host:
     events: Events = field(init=False)
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     pods: dict[str, LivePod] = field(default_factory=dict)
+    planned: dict[str, tuple[ContainerPlan, tuple[str, ...]]] = field(default_factory=dict)
     started: dict[str, tuple[int, int]] = field(default_factory=dict)
     users: dict[str, ResolvedUser] = field(default_factory=dict)
     encoded_sandboxes: EncodedList[SandboxRecord] = field(default_factory=lambda: EncodedList(pod_sandbox))

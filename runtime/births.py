@@ -48,15 +48,16 @@ def container_told(request: StartRequest) -> ContainerBirth:
     return told
 
 
-def container_script(request: StartRequest, seccomp: bytes | None) -> Script:
+def container_script(request: StartRequest, seccomp: bytes | None, *, waits: bool = False) -> Script:
     """What a container's init does; ``seccomp`` is the content of the program that the request names.
+    ``waits`` as in ``plan_init``.
 
     Raises:
         StartRefused: the request asks for what cannot be.
         HostFault: it is no seccomp program.
     """
     try:
-        return plan_init(request, seccomp, _joined(request))
+        return plan_init(request, seccomp, _joined(request), waits=waits)
     except Fault as fault:
         raise _refused(fault) from fault
 

@@ -96,6 +96,20 @@ class AsyncChannel:
             if not taken:
                 self._abandon(number, future)
 
+    def post(self, op: str, args: Message, descriptors: Sequence[int] = ()) -> bool:
+        """Ask the peer for what nobody waits for; its answer is dropped. ``descriptors`` stay the caller's.
+
+        False: it could not be sent at once, and has not been.
+        """
+        if self.closed or self._backlog:
+            return False
+        message = channel.request(next(self._numbers), op, args)
+        try:
+            channel.send_encoded(self._sock, encode(message), descriptors)
+        except (OSError, channel.MalformedMessage):
+            return False
+        return True
+
     def close(self) -> None:
         """End the connection; calls in flight raise Unavailable."""
         if self.closed:

@@ -18,6 +18,7 @@ import struct
 from runtime.errors import HostFault, StartRefused
 from runtime.linux.libc import AT_EMPTY_PATH, AT_FDCWD
 from runtime.linux.script import At, Loaded, Script, Slot, load
+from runtime.linux.spawn import RELEASE
 from runtime.spec import CgroupDirs
 
 STDIO = ("stdin", "stdout", "stderr")
@@ -88,6 +89,13 @@ def device_number(found: At) -> Loaded:
 
 def device(major: int, minor: int) -> int:
     return major | minor << 32
+
+
+def wait_released(script: Script) -> None:
+    """Stay until the monitor says that the process is wanted (``children.Child.release``)."""
+    word = script.room(8)
+    script.call("recvfrom", script.given["report"], word, 1, 0, None, None)
+    script.expect(load(word), ord(RELEASE), HostFault, "the monitor has let go of it", mask=0xFF)
 
 
 def own_stdio(script: Script, uid: int, numbers: tuple[int, ...]) -> None:

@@ -38,6 +38,7 @@ _PR_SET_PDEATHSIG = 1
 _REPORT_LIMIT = 64 * 1024
 _GIVEN_SIZE = socket.CMSG_SPACE(4 * channel.DESCRIPTOR_LIMIT)
 _CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)
+_NOSIGNAL = int(socket.MSG_NOSIGNAL)
 _SOL_SOCKET, _SCM_RIGHTS = int(socket.SOL_SOCKET), int(socket.SCM_RIGHTS)
 
 
@@ -105,6 +106,15 @@ class Child:
         except OSError as error:
             code, call = error.errno or 0, "pidfd_send_signal"
             raise HostFault(step="signal", object=self._birth.object, call=call, errno=code) from error
+
+    def release(self) -> None:
+        """Let a child that waits (``child.wait_released``) go on; nothing happens when it has ended."""
+        self.signal(signal.SIGCONT)  # whoever shares its PID namespace may have stopped it
+        if self._report is not None:
+            try:
+                self._report.send(spawn.RELEASE, _NOSIGNAL)
+            except OSError:
+                return  # it has ended, and will be reaped
 
     def reaped(self, status: int) -> None:
         """It has ended with the wait status ``status``: take its last report, then tell."""

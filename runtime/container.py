@@ -13,6 +13,7 @@ import functools
 import os
 import signal
 import time
+from collections.abc import Callable
 
 from runtime import channel, exits
 from runtime.attach import Audience
@@ -36,7 +37,7 @@ _DRAIN_CHUNKS = 64
 
 
 class Container:
-    """``state`` is starting, running or exited."""
+    """``state`` is prepared, starting, running or exited."""
 
     def __init__(self, pod: Pod, request: ContainerBirth) -> None:
         self.id = request["container"]
@@ -53,6 +54,9 @@ class Container:
         self._child: Child | None = None
         self._pumps: list[LogPump] = []
         self._drain_timer: Timer | None = None
+        self._reply: Reply | None = None
+        """Who asked for the start; None until then."""
+        self._gone: Callable[[], None] = _ignore
         self._oom_kills = self._count_oom_kills()
         self._log = LogFile(request["log_path"], request.get("log_directory", ""))
         try:
@@ -87,25 +91,59 @@ class Container:
         Raises:
             Fault: it was not born; nothing is left of it.
         """
+        self._bear(request, reply.script())
+        self._begin(reply)
+
+    def prepare(self, request: ContainerBirth, script: int, gone: Callable[[], None]) -> None:
+        """Have it born with a ``script`` that waits; ``gone`` is called if it ends before ``release``.
+
+        Raises:
+            Fault: as ``start``.
+        """
+        self._bear(request, script)
+        self._gone = gone
+        self.state = "prepared"
+
+    def release(self, reply: Reply) -> None:
+        """Let it go on with its script; ``reply`` as in ``start``."""
+        self._begin(reply)
+        if self._child is not None:
+            self._child.release()
+
+    def give_up(self) -> None:
+        """End what is prepared."""
+        if self._child is not None:
+            self._child.signal(signal.SIGKILL)
+
+    @property
+    def ended(self) -> bool:
+        """Whether its main process has ended, though its exit may not have been recorded yet."""
+        return self._child is None or self._child.ended
+
+    def _begin(self, reply: Reply) -> None:
+        self._reply = reply
+        self.state = "starting"
+        self._pod.containers[self.id] = self
+
+    def _bear(self, request: ContainerBirth, script: int) -> None:
         pod = self._pod
         try:
             pid_namespace, flags = self._pid_namespace(request)
             birth = Birth(
                 self.id,
-                on_ready=functools.partial(self._on_ready, reply),
-                on_failed=functools.partial(self._on_failed, reply),
+                on_ready=self._on_ready,
+                on_failed=self._on_failed,
                 on_exit=self._on_exit,
                 cgroup=self._cgroup,
                 pid_namespace=pid_namespace,
                 flags=flags,
             )
             given = [*self._stdio.theirs, *pod.held(request["joined"])]
-            self._child = pod.children.spawn(birth, pod.launch, reply.script(), given)
+            self._child = pod.children.spawn(birth, pod.launch, script, given)
         except BaseException:
             self._close()
             raise
         self._stdio.close_theirs()
-        pod.containers[self.id] = self
 
     def signal(self, number: int) -> None:
         """Signal the main process; nothing happens if it has just ended.
@@ -192,7 +230,9 @@ class Container:
             raise NotFound("no such container to share a PID namespace with", object=request["target"] or "")
         return target.pidfd, 0
 
-    def _on_ready(self, reply: Reply, child: Child) -> None:
+    def _on_ready(self, child: Child) -> None:
+        if self._reply is None:
+            return  # killed while it waited; its exit follows
         self.state = "running"
         if child.given:
             master = child.given.pop()
@@ -205,14 +245,19 @@ class Container:
             if stdin:
                 self.stdin = stdin[0]
                 os.set_blocking(self.stdin, False)
-        reply.ok({"pid": child.pid, "started_at": time.time_ns()})
+        self._reply.ok({"pid": child.pid, "started_at": time.time_ns()})
 
-    def _on_failed(self, reply: Reply, fault: Fault) -> None:
+    def _on_failed(self, fault: Fault) -> None:
         self._close()
+        if self._reply is None:
+            return self._gone()  # the start tries again, and tells
         self._pod.containers.pop(self.id, None)
-        reply.fail(fault)
+        self._reply.fail(fault)
 
     def _on_exit(self, status: int) -> None:
+        if self._reply is None:
+            self._close()
+            return self._gone()
         finished_at = time.time_ns()
         code, number = exits.exit_code(status)
         oom = number == signal.SIGKILL and self._count_oom_kills() > self._oom_kills
@@ -301,3 +346,7 @@ class Container:
         self.close_stdin()
         if self._audience is not None:
             self._audience.end()
+
+
+def _ignore() -> None:
+    """Nobody has to be told."""

@@ -27,6 +27,7 @@ from runtime.child import (
     own_stdio,
     set_oom_score_adj,
     take_stdio,
+    wait_released,
 )
 from runtime.errors import StartRefused
 from runtime.linux import mount, namespaces, trees
@@ -46,10 +47,11 @@ _ROOT_PROPAGATION = {
 }
 
 
-def plan_init(request: StartRequest, seccomp: bytes | None, joined: frozenset[str]) -> Script:
+def plan_init(request: StartRequest, seccomp: bytes | None, joined: frozenset[str], *, waits: bool = False) -> Script:
     """The script. Its given descriptors: ``child.STDIO``, then a namespace for each of ``joined``, in
     alphabetic order; a kind of the document that is neither in there nor has a path is made new.
     With a terminal, which is taken from the container's own devpts, the streams are not used.
+    With ``waits`` it does all that the container itself has no part in, and the rest when it is released.
 
     Raises:
         StartRefused: the document asks for what cannot be.
@@ -82,6 +84,9 @@ def plan_init(request: StartRequest, seccomp: bytes | None, joined: frozenset[st
         enter_cwd(script, cwd)
     with script.step("set the resource limits"):
         identity.set_rlimits(script, described["rlimits"])
+    if waits:
+        with script.step("wait for the start"):
+            wait_released(script)
     with script.step("become the user"):
         identity.become(script, described, seccomp)
     with script.step("execute the entrypoint"):

@@ -26,6 +26,7 @@ from runtime.loop import Loop
 from runtime.notes import add_note, describe_fault
 from runtime.peers import SOCKET_NAME, Operation, Peers, Reply
 from runtime.pod import Pod
+from runtime.prepared import Prepared
 from runtime.procfs import start_time
 from runtime.sandbox import Sandbox
 from runtime.spec import CgroupDirs, ContainerBirth, ExecBirth, FillRequest, ResolveUserRequest, SandboxBirth
@@ -96,6 +97,9 @@ class Monitor:
             "hello": self._op_hello,
             "blank": self._op_blank,
             "sandbox": self._op_sandbox,
+            "prepare": self._op_prepare,
+            "release": self._op_release,
+            "discard": self._op_discard,
             "start": self._op_start,
             "signal": self._op_signal,
             "kill": self._op_kill,
@@ -130,14 +134,32 @@ class Monitor:
     def _op_blank(self, args: Message, reply: Reply) -> None:
         self.sandbox.create_blank(args["namespaces"], reply)
 
+    def _op_prepare(self, args: Message, reply: Reply) -> None:
+        request: ContainerBirth = args  # type: ignore[assignment]
+        self._make_room()
+        Prepared(self.pod, request, reply.script())
+        reply.ok({})
+
+    def _op_release(self, args: Message, reply: Reply) -> None:
+        prepared = self.pod.prepared.get(args["container"])
+        if prepared is None:
+            raise NotFound("is not prepared", object=args["container"])
+        prepared.release(reply)
+
+    def _op_discard(self, args: Message, reply: Reply) -> None:
+        """Have nothing prepared for a container; fine if nothing is."""
+        prepared = self.pod.prepared.get(args["container"])
+        if prepared is None:
+            reply.ok({})
+        else:
+            prepared.discard(reply)
+
     def _op_start(self, args: Message, reply: Reply) -> None:
         request: ContainerBirth = args  # type: ignore[assignment]
-        if request["container"] in self.pod.containers:
-            raise AlreadyExists("was started before", object=request["container"])
-        if self._closing is not None:
-            raise FailedPrecondition("the pod is being shut down", object=self._name)
-        if len(self.pod.containers) >= REMEMBERED:
-            self._forget_oldest()
+        name = request["container"]
+        if name in self.pod.containers or name in self.pod.prepared:
+            raise AlreadyExists("was started before", object=name)
+        self._make_room()
         Container(self.pod, request).start(request, reply)
 
     def _op_signal(self, args: Message, reply: Reply) -> None:
@@ -202,6 +224,8 @@ class Monitor:
         for container in self.pod.containers.values():
             if container.state != "exited":
                 container.kill()
+        for prepared in self.pod.prepared.values():
+            prepared.discard()
         self.sandbox.kill()
         self.loop.later(SHUTDOWN_SECONDS, self._on_shutdown_timeout)
         if not self.pod.children:
@@ -231,6 +255,13 @@ class Monitor:
         if found is None:
             raise NotFound("no such container", object=args["container"])
         return found
+
+    def _make_room(self) -> None:
+        """For one more container."""
+        if self._closing is not None:
+            raise FailedPrecondition("the pod is being shut down", object=self._name)
+        if len(self.pod.containers) >= REMEMBERED:
+            self._forget_oldest()
 
     def _forget_oldest(self) -> None:
         ended = [name for name, container in self.pod.containers.items() if container.state == "exited"]

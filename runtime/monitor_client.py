@@ -10,9 +10,10 @@ as many as the operation's docstring says.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -22,7 +23,15 @@ from runtime.channel_async import AsyncChannel, Result
 from runtime.errors import HostFault, ScriptFailed
 from runtime.linux.script import Script
 from runtime.pause import plan_blank, plan_pause
-from runtime.spec import ExecRequest, FillRequest, ResolvedUser, ResolveUserRequest, SandboxRequest, StartRequest
+from runtime.spec import (
+    ContainerBirth,
+    ExecRequest,
+    FillRequest,
+    ResolvedUser,
+    ResolveUserRequest,
+    SandboxRequest,
+    StartRequest,
+)
 from runtime.templates import Templates
 
 _TEMPLATES = Templates()
@@ -113,6 +122,36 @@ class MonitorClient:
         namespaces = dict(zip(kinds, descriptors, strict=False))
         return SandboxMade(int(document["pause_pid"]), namespaces, descriptors[-1] if netlink else None)
 
+    def prepare(self, request: StartRequest) -> bool:
+        """Have a container's init born, to wait for ``release``; False if nothing is on its way.
+
+        Its volumes, if there are any, have been filled.
+
+        Raises:
+            Fault: the script cannot be written.
+        """
+        told, script, _ = self._init(request, waits=True)
+        with closing_memfd(script) as memfd:
+            return self._channel.post("prepare", cast(Message, told), [memfd])
+
+    async def release(self, container: str, request: Callable[[], StartRequest]) -> tuple[int, int]:
+        """Start what is prepared: as ``start``, whose request is asked for if there is a fault to be put in words.
+
+        Raises:
+            NotFound: it is not prepared any more: ``discard`` and ``start`` it.
+            Fault: as ``start``.
+        """
+        try:
+            result = await self._plain("release", {"container": container}, None)
+        except ScriptFailed as failed:
+            *_, words = self._init(request(), waits=True)
+            raise words().fault(failed.at, failed.errno) from failed
+        return int(result["pid"]), int(result["started_at"])
+
+    async def discard(self, container: str) -> None:
+        """End what is prepared for a container; fine if nothing is."""
+        await self._plain("discard", {"container": container}, KILL_TIMEOUT)
+
     async def start(self, request: StartRequest, timeout: float | None = None) -> tuple[int, int]:
         """Start a container: ``(pid, started_at)``, in ns since the epoch.
 
@@ -120,21 +159,26 @@ class MonitorClient:
             StartRefused: for a reason of the request or the image.
             Fault: any other: it can be tried again.
         """
-        told, seccomp = births.container_told(request), births.read_seccomp(request["seccomp"])
-
-        def write(asked: Any) -> Script:
-            return births.container_script(asked, seccomp)
-
-        names = births.cgroup_names(request["cgroup"])
-        script = _TEMPLATES.script(("init", seccomp), births.container_essence(request), write, names)
+        told, script, words = self._init(request)
         if request["volumes"]:
             rootfs, volumes, cgroup = request["rootfs"], request["volumes"], request["cgroup"]
             fill: FillRequest = {"rootfs": rootfs, "volumes": volumes, "cgroup": cgroup}
             await self._plain("fill_volumes", cast(Message, fill), timeout)
-        words = functools.partial(write, request)
         result, descriptors = await self._birth("start", cast(Message, told), script, words, timeout)
         self._expect(descriptors, 0, "start")
         return int(result["pid"]), int(result["started_at"])
+
+    def _init(
+        self, request: StartRequest, *, waits: bool = False
+    ) -> tuple[ContainerBirth, bytes, Callable[[], Script]]:
+        seccomp = births.read_seccomp(request["seccomp"])
+
+        def write(asked: Any) -> Script:
+            return births.container_script(asked, seccomp, waits=waits)
+
+        names, essence = births.cgroup_names(request["cgroup"]), births.container_essence(request)
+        script = _TEMPLATES.script(("init", waits, seccomp), essence, write, names)
+        return births.container_told(request), script, functools.partial(write, request)
 
     async def signal(self, container: str, number: int) -> None:
         """Signal the main process of a container."""
@@ -221,14 +265,11 @@ class MonitorClient:
         timeout: float | None = DEFAULT_TIMEOUT,
     ) -> Result:
         """Send ``script`` with the operation; ``words`` is asked for what the failure of a call of it means."""
-        memfd = os.memfd_create("crisp-script", os.MFD_CLOEXEC)
-        try:
-            write_all(memfd, script)
-            return await self.call(op, args, [memfd], timeout)
-        except ScriptFailed as failed:
-            raise words().fault(failed.at, failed.errno) from failed
-        finally:
-            os.close(memfd)
+        with closing_memfd(script) as memfd:
+            try:
+                return await self.call(op, args, [memfd], timeout)
+            except ScriptFailed as failed:
+                raise words().fault(failed.at, failed.errno) from failed
 
     async def _plain(self, op: str, args: Message, timeout: float | None = DEFAULT_TIMEOUT) -> Message:
         result, descriptors = await self.call(op, args, timeout=timeout)
@@ -239,6 +280,17 @@ class MonitorClient:
         if len(descriptors) != count:
             channel.close_all(descriptors)
             raise HostFault(f"{len(descriptors)} descriptors, expected {count}", step=op, object=f"monitor {self.pid}")
+
+
+@contextlib.contextmanager
+def closing_memfd(script: bytes) -> Iterator[int]:
+    """A descriptor of a memfd that holds ``script``."""
+    memfd = os.memfd_create("crisp-script", os.MFD_CLOEXEC)
+    try:
+        write_all(memfd, script)
+        yield memfd
+    finally:
+        os.close(memfd)
 
 
 def write_all(fd: int, content: bytes) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from runtime.attach import Client
     from runtime.container import Container
     from runtime.exec import Exec
+    from runtime.prepared import Prepared
 
 
 class Pod:
@@ -43,6 +44,7 @@ class Pod:
         self.exits = -1
         self.namespaces: dict[str, int] = {}
         self.containers: dict[str, Container] = {}
+        self.prepared: dict[str, Prepared] = {}
         self.execs: dict[str, Exec] = {}
         self.attached: dict[str, Client] = {}
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from runtime import channel
 from runtime.channel import Message
-from runtime.child import STDIO, block_signals
+from runtime.child import STDIO, block_signals, wait_released
 from runtime.errors import HostFault, ScriptFailed, Unavailable
 from runtime.linux import mount
 from runtime.linux.libc import AT_FDCWD
@@ -47,7 +47,8 @@ def rehearse() -> None:
         OSError: likewise.
     """
     exec = _stay([*STDIO, "target"])
-    scripts = {"blank": _hand_over(), "sandbox": _stay(), "start": _stay(STDIO, print_lines=True), "exec": exec}
+    scripts = {"blank": _hand_over(), "sandbox": _stay(), "exec": exec}
+    scripts.update({"prepare": _print(waits=True), "start": _print()})
     launch = open_program(LAUNCH)
     try:
         for _ in range(ROUNDS):
@@ -78,12 +79,22 @@ def _hand_over() -> bytes:
     return script.bytes()
 
 
-def _stay(given: Sequence[str] = (), *, print_lines: bool = False) -> bytes:
-    """The script of a process that is pause, and may print some lines before."""
-    script = Script(given)
-    if print_lines:
-        for _ in range(4):
-            script.call("write", script.given["stdout"], _LINES, len(_LINES))
+def _print(*, waits: bool = False) -> bytes:
+    """The script of a container that prints some lines and stays."""
+    script = Script(STDIO)
+    if waits:
+        wait_released(script)
+    for _ in range(4):
+        script.call("write", script.given["stdout"], _LINES, len(_LINES))
+    return _become_pause(script)
+
+
+def _stay(given: Sequence[str] = ()) -> bytes:
+    """The script of a process that is pause."""
+    return _become_pause(Script(given))
+
+
+def _become_pause(script: Script) -> bytes:
     block_signals(script, (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD))
     script.call("execve", PAUSE, script.vector(["/pause"]), script.vector([]))
     return script.bytes()
@@ -106,13 +117,14 @@ def _plot(directory: str) -> list[tuple[str, Message]]:
     plot: list[tuple[str, Message]] = [("hello", {}), ("blank", {"namespaces": ["uts"]}), ("sandbox", sandbox)]
     for name in _CONTAINERS:
         plot += [
-            ("start", _start(name, f"{directory}/{name}.log")),
+            ("prepare", _start(name, f"{directory}/{name}.log")),
+            ("release", {"container": name}),
             ("attach", {"container": name, "attach": name, "streams": ["stdout", "stderr"], "stdin": True}),
             ("exec", _exec(name)),
             ("kill_exec", {"exec": name}),
             ("signal", {"container": name, "signal": int(signal.SIGTERM)}),
         ]
-    return [*plot, ("shutdown", {})]
+    return [*plot, ("start", _start("last", f"{directory}/last.log")), ("shutdown", {})]
 
 
 def _start(name: str, log: str) -> Message:

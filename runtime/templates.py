@@ -25,12 +25,16 @@ KEPT = 128
 LARGEST = 256 * 1024
 """Bytes of a request that is remembered; what is larger, by its environment, is written each time."""
 
-_ID = re.compile(
-    r"[0-9a-f]{64}|[0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}"
-    r'|(?<=/)[0-9a-f]{8}(?=")'  # kubelet's termination logs
-    r"|(?<=/kube-api-access-)[a-z0-9]{5}"
-    r'|(?<=/)exec-[0-9]+(?=[/"])'
-    r'|(?<="HOSTNAME=)[-.a-zA-Z0-9]{2,}(?=")'
+# Each begins with plain text or a set of characters, which is searched for several times faster than
+# alternatives are tried; the group is the id.
+_IDS = (
+    re.compile(r'"HOSTNAME=([-.a-zA-Z0-9]{2,})(?=")'),
+    re.compile(r"/kube-api-access-([a-z0-9]{5})"),
+    re.compile(r'/(exec-[0-9]+)(?=[/"])'),
+    re.compile(
+        r"([0-9a-f]{8}(?:[0-9a-f]{56}|(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}"
+        r'|(?<=/.{8})(?=")))'  # kubelet's termination logs
+    ),
 )
 # JSON never has it: what is so in a request is written \u007f.
 _MARK = "\x7f"
@@ -98,5 +102,6 @@ def _marked(text: str, names: Iterable[str]) -> tuple[str, dict[str, str] | None
     for name in names:
         if _MARKABLE.fullmatch(name):
             text = text.replace(name, mark_of(name))
-    text = _ID.sub(lambda found: mark_of(found[0]), text)
+    for pattern in _IDS:
+        text = pattern.sub(lambda found: found[0][: -len(found[1])] + mark_of(found[1]), text)
     return text, marks if len(marks) <= len(_NUMBERS) else None

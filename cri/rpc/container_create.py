@@ -1,7 +1,7 @@
-"""CreateContainer: a container is planned and its places are made; nothing runs yet.
+"""CreateContainer: a container is planned, its places are made, its init waits.
 
 validate -> reserve, join or adopt -> image and user -> plan -> record the intent
--> directories and cgroup -> record CREATED.
+-> directories, cgroup, an init that waits to be released -> record CREATED.
 
 Invariant: under the pod's lock, so that its stop never misses a container.
 """
@@ -74,7 +74,11 @@ async def make_from_image(
         read_device_facts(config),
     )
     steps = plan_create_steps(plan, host.pod_directory(sandbox_id))
-    await intent.carry_out(host, operation, steps, lambda stages: record_created(config, plan, image, stages))
+    host.planned[id] = plan, image.record.layers
+    try:
+        await intent.carry_out(host, operation, steps, lambda stages: record_created(config, plan, image, stages))
+    finally:
+        del host.planned[id]
 
 
 def pod_facts(host: Host, sandbox: SandboxRecord) -> PodFacts:

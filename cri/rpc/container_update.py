@@ -49,6 +49,8 @@ async def update_container_resources(
         record = host.store.containers.get(id)
         check_permitted(record.state, Action.UPDATE, id)
         change = plan_update(request.linux)
+        if record.sandbox_id in host.pods:  # what is prepared has the old values
+            host.pods[record.sandbox_id].prepared.discard(id)
         cgroup = decode(record.plan, ContainerPlan).cgroup
         notes = apply_update(host, cgroup, change)
         if change.oom_score_adj is not None:

@@ -1,7 +1,7 @@
-"""The steps of a container's birth: its directories and cgroup, then its init.
+"""The steps of a container's birth: its directories and cgroup, its init prepared, then started.
 
-``cri.rpc.container_create`` applies the first two, ``container_start`` the third;
-``container_remove`` undoes the first two, recovery whatever a killed daemon left.
+``cri.rpc.container_create`` applies the first three, ``container_start`` the last;
+``container_remove`` undoes the first three, recovery whatever a killed daemon left.
 
 Invariant: as in ``cri.steps.sandbox``, a step is plain data and its undo needs
 neither the process that applied it nor anything but ``Host``.
@@ -18,7 +18,7 @@ import time
 
 import msgspec
 
-from cri.host import Host
+from cri.host import Host, LivePod
 from cri.plan.container import ContainerPlan, plan_in_force, start_request
 from cri.plan.document import decode, dump_json
 from cri.plan.resources import plan_resources
@@ -31,9 +31,10 @@ from runtime.cgroups import layout as cgroup_layout
 from runtime.cgroups import tree
 from runtime.cgroups.limits import apply_writes, clamped_oom_score_adj
 from runtime.cgroups.resources import Resources, plan_writes
-from runtime.errors import FailedPrecondition, NotFound, Unavailable
+from runtime.errors import DeadlineExceeded, FailedPrecondition, Fault, NotFound, Unavailable
 from runtime.monitor_client import MonitorClient
 from runtime.rootfs.overlay import take_over_attributes
+from runtime.spec import StartRequest
 
 LOG = logging.getLogger("crisp.steps")
 
@@ -87,6 +88,36 @@ class MakeContainerCgroup(msgspec.Struct, frozen=True, tag="make_container_cgrou
         await remove_cgroup(host, self.path)
 
 
+class PrepareInit(msgspec.Struct, frozen=True, tag="prepare_init"):
+    """The container's first process, born to wait for the start, which need not find it: what stops
+    it, the start will meet and tell."""
+
+    sandbox: str
+    container: str
+    name = "prepare_init"
+
+    def describe(self) -> str:
+        return "prepare the container's first process"
+
+    async def apply(self, host: Host) -> None:
+        pod = host.pods.get(self.sandbox)
+        if pod is None:
+            return
+        try:
+            if pod.monitor.prepare(mountable_request(host, *host.planned[self.container])):
+                pod.prepared.add(self.container)
+        except (Fault, OSError) as error:
+            LOG.debug("not prepared: %s", error, extra={"container_id": self.container})
+
+    async def undo(self, host: Host) -> None:
+        pod, record = host.pods.get(self.sandbox), host.store.container(self.container)
+        if pod is None or (record is not None and record.state is not ContainerState.CREATED):
+            return
+        pod.prepared.discard(self.container)
+        with contextlib.suppress(Unavailable, DeadlineExceeded):  # its cgroup's removal ends it
+            await pod.monitor.discard(self.container)
+
+
 class StartInit(msgspec.Struct, frozen=True, tag="start_init"):
     """The container's first process, as the stored plan of the container says."""
 
@@ -104,16 +135,7 @@ class StartInit(msgspec.Struct, frozen=True, tag="start_init"):
             raise FailedPrecondition("the pod has no monitor", step="start", object=self.container)
         record = host.store.containers.get(self.container)
         resources = api.LinuxContainerResources.FromString(record.resources)
-        plan = plan_in_force(decode(record.plan, ContainerPlan), resources)
-        request = start_request(
-            plan,
-            host.images.lowerdirs(record.layers),
-            cgroup_layout.dirs(host.layout, plan.cgroup),
-            host.seccomp_program(plan.seccomp, plan.spec["process"]["capabilities"]["bounding"]),
-            cgroup_layout.memory_events(host.layout, plan.cgroup),
-        )
-        take_over_attributes(request["rootfs"]["lowerdirs"][0], request["rootfs"]["upperdir"])
-        pid, _ = host.started[self.container] = await pod.monitor.start(request)
+        pid, _ = host.started[self.container] = await start_init(host, pod, record, resources)
         if "CAP_SYS_RESOURCE" not in host.facts.bounding:
             note = clamped_oom_score_adj(pid, resources.oom_score_adj)
             if note:
@@ -132,7 +154,40 @@ class StartInit(msgspec.Struct, frozen=True, tag="start_init"):
             await renew_cgroup(host, record)
 
 
-ContainerStep = MakeContainerDirectories | MakeContainerCgroup | StartInit
+ContainerStep = MakeContainerDirectories | MakeContainerCgroup | PrepareInit | StartInit
+
+
+def mountable_request(host: Host, plan: ContainerPlan, layers: tuple[str, ...]) -> StartRequest:
+    """What the monitor is asked for; the writable layer's root is as the image's."""
+    request = start_request(
+        plan,
+        host.images.lowerdirs(layers),
+        cgroup_layout.dirs(host.layout, plan.cgroup),
+        host.seccomp_program(plan.seccomp, plan.spec["process"]["capabilities"]["bounding"]),
+        cgroup_layout.memory_events(host.layout, plan.cgroup),
+    )
+    take_over_attributes(request["rootfs"]["lowerdirs"][0], request["rootfs"]["upperdir"])
+    return request
+
+
+async def start_init(
+    host: Host, pod: LivePod, record: ContainerRecord, resources: api.LinuxContainerResources
+) -> tuple[int, int]:
+    """Release what is prepared or, if that has come to nothing, start it from the beginning.
+
+    Raises:
+        Fault: as ``MonitorClient.start``.
+    """
+
+    def request() -> StartRequest:
+        return mountable_request(host, plan_in_force(decode(record.plan, ContainerPlan), resources), record.layers)
+
+    if record.id in pod.prepared:
+        pod.prepared.discard(record.id)
+        with contextlib.suppress(NotFound):
+            return await pod.monitor.release(record.id, request)
+    await pod.monitor.discard(record.id)
+    return await pod.monitor.start(request())
 
 
 async def renew_cgroup(host: Host, record: ContainerRecord) -> None:
@@ -172,7 +227,11 @@ def plan_create_steps(plan: ContainerPlan, pod_directory: str) -> tuple[Containe
     volumes = tuple(volume["source"] for volume in plan.volumes)
     document = dump_json(plan.spec).decode()
     bundle = f"{pod_directory}/containers/{plan.id}"
-    return (
+    places = (
         MakeContainerDirectories(plan.id, plan.directory, bundle, volumes, document),
         MakeContainerCgroup(plan.id, plan.cgroup, plan.resources),
     )
+    # Filling volumes takes as long as all else together, and a target may have ended before the start.
+    if plan.volumes or plan.target is not None:
+        return places
+    return (*places, PrepareInit(plan.sandbox_id, plan.id))

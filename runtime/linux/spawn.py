@@ -17,6 +17,9 @@ from runtime.errors import HostFault
 MAGIC = 0x31736372
 """The first four bytes of a script, and of what ``launch`` reports."""
 
+RELEASE = b"!"
+"""What a process that waits (``runtime.child.wait_released``) is told: to go on."""
+
 _BORN_OFFSET = 8
 _BORN = struct.Struct("=ii")
 _FAILURE = struct.Struct("=IIi")

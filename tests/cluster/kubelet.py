@@ -228,3 +228,7 @@ def remove_traces(kubelet: Kubelet) -> None:
         if link.is_symlink() and os.readlink(link).startswith(str(kubelet.folder)):
             link.unlink()
     shutil.rmtree(kubelet.folder / "root", ignore_errors=True)
+
+
+if __name__ == "__main__":
+    build_kubelet()  # before the tests, whose time it would take

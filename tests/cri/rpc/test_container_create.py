@@ -14,6 +14,7 @@ import pytest
 
 from cri.state.records import ContainerState
 from proto import api_pb2 as api
+from runtime.program import LAUNCH
 from tests.cri.harness import DEMO_IMAGE, Crisp
 
 Code = grpc.StatusCode
@@ -25,7 +26,7 @@ async def refused(crisp: Crisp, sandbox: str, config: api.ContainerConfig) -> gr
     return failed.value
 
 
-async def test_a_created_container_has_its_places_and_no_process(crisp: Crisp) -> None:
+async def test_a_created_container_has_its_places_and_runs_nothing_of_the_image(crisp: Crisp) -> None:
     sandbox = await crisp.run_pod()
     config = crisp.container("echo", "hi", envs=[api.KeyValue(key="A", value=b"1")])
     config.linux.resources.memory_limit_in_bytes = 64 << 20
@@ -36,10 +37,15 @@ async def test_a_created_container_has_its_places_and_no_process(crisp: Crisp) -
     bundle = Path(crisp.host.pod_directory(sandbox), "containers", id)
     document = json.loads((bundle / "config.json").read_text())
     assert document["process"]["args"] == ["echo", "hi"] and "A=1" in document["process"]["env"]
-    assert [stage.step for stage in record.stages] == ["make_container_directories", "make_container_cgroup"]
+    assert [stage.step for stage in record.stages] == [
+        "make_container_directories",
+        "make_container_cgroup",
+        "prepare_init",
+    ]
     limit = "memory.limit_in_bytes" if crisp.host.layout.v1 else "memory.max"
     assert int(crisp.cgroup_file(id, limit).read_text()) == 64 << 20
-    assert crisp.cgroup_file(id, "cgroup.procs").read_text() == ""
+    for pid in crisp.cgroup_file(id, "cgroup.procs").read_text().split():
+        assert os.path.samefile(f"/proc/{pid}/exe", LAUNCH)
 
 
 async def test_an_image_is_found_by_each_of_its_names(crisp: Crisp) -> None:

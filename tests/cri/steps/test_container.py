@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
+import signal
 from pathlib import Path
 
+import grpc
 import pytest
 
 from cri.plan.container import ContainerPlan
 from cri.plan.document import decode
 from cri.steps.container import StartInit, plan_create_steps
+from proto import api_pb2 as api
 from runtime.cgroups import tree
 from runtime.errors import FailedPrecondition
 from tests.cri.harness import Crisp
@@ -23,7 +27,7 @@ async def test_the_document_on_disk_is_the_plans(crisp: Crisp) -> None:
     plan = decode(crisp.host.store.containers.get(id).plan, ContainerPlan)
     bundle = Path(crisp.host.pod_directory(sandbox)) / "containers" / id
     assert json.loads((bundle / "config.json").read_text()) == plan.spec
-    assert os.listdir(f"{plan.directory}/upper") == []
+    assert os.path.isdir(f"{plan.directory}/upper")
     assert tree.exists(crisp.host.layout, plan.cgroup)
 
 
@@ -39,6 +43,59 @@ async def test_every_undo_is_idempotent(crisp: Crisp) -> None:
             await step.undo(crisp.host)
     assert not os.path.exists(f"/proc/{record.pid}") and not os.path.exists(plan.directory)
     assert not tree.exists(crisp.host.layout, plan.cgroup)
+
+
+async def prepared_pid(crisp: Crisp, id: str) -> int:
+    """The process that waits in the container's cgroup, once it is there."""
+    plan = decode(crisp.host.store.containers.get(id).plan, ContainerPlan)
+    for _ in range(500):
+        found = tree.procs(crisp.host.layout, plan.cgroup)
+        if found:
+            return min(found)
+        await asyncio.sleep(0.01)
+    raise AssertionError("nothing is prepared")
+
+
+async def test_a_created_container_is_prepared_and_its_start_releases_that_process(crisp: Crisp) -> None:
+    id = await crisp.create(await crisp.run_pod())
+    pid = await prepared_pid(crisp, id)
+    await crisp.start(id)
+    assert crisp.host.store.containers.get(id).pid == pid
+
+
+async def test_a_container_starts_as_well_when_what_was_prepared_has_been_killed(crisp: Crisp) -> None:
+    id = await crisp.create(await crisp.run_pod())
+    pid = await prepared_pid(crisp, id)
+    os.kill(pid, signal.SIGKILL)
+    await crisp.start(id)
+    assert crisp.host.store.containers.get(id).pid != pid
+
+
+async def test_new_limits_of_a_created_container_are_those_of_its_process(crisp: Crisp) -> None:
+    id = await crisp.create(await crisp.run_pod())
+    pid = await prepared_pid(crisp, id)
+    change = api.LinuxContainerResources(oom_score_adj=900)
+    await crisp.runtime.UpdateContainerResources(api.UpdateContainerResourcesRequest(container_id=id, linux=change))
+    await crisp.start(id)
+    started = crisp.host.store.containers.get(id).pid
+    assert started != pid
+    assert Path(f"/proc/{started}/oom_score_adj").read_text() == "900\n"
+
+
+async def test_a_created_container_that_is_removed_leaves_no_process(crisp: Crisp) -> None:
+    id = await crisp.create(await crisp.run_pod())
+    pid = await prepared_pid(crisp, id)
+    await crisp.runtime.RemoveContainer(api.RemoveContainerRequest(container_id=id))
+    assert not os.path.exists(f"/proc/{pid}")
+
+
+async def test_what_cannot_be_prepared_is_told_by_the_start_and_not_before(crisp: Crisp) -> None:
+    config = crisp.container()
+    config.working_dir = "/bin/sh"
+    id = await crisp.create(await crisp.run_pod(), config)
+    with pytest.raises(grpc.aio.AioRpcError, match="working directory"):
+        await crisp.start(id)
+    assert crisp.host.store.containers.get(id).reason == "StartError"
 
 
 async def test_a_start_without_a_monitor_is_refused(crisp: Crisp) -> None:

@@ -44,6 +44,7 @@ class Driven:
         self.events: list[Message] = []
         self._replies: dict[int, tuple[Message, list[int]]] = {}
         self._scripts: dict[int, Script] = {}
+        self._prepared: dict[str, Script] = {}
         self.stand_in = stand_in
         self._number = 0
         self._near, far = channel.pair()
@@ -64,12 +65,16 @@ class Driven:
             self._scripts[self._number] = script
             descriptors.append(os.memfd_create("script", os.MFD_CLOEXEC))
             os.write(descriptors[0], script.bytes())
+            if op == "prepare":
+                self._prepared[told["container"]] = script
+        elif op == "release" and told["container"] in self._prepared:
+            self._scripts[self._number] = self._prepared[told["container"]]
         channel.send(self._near, channel.request(self._number, op, told), descriptors)
         channel.close_all(descriptors)
         return self._number
 
     def _birth(self, op: str, args: Any) -> tuple[Any, Script | None]:
-        if self.stand_in is not None and op in ("sandbox", "blank", "start", "exec"):
+        if self.stand_in is not None and op in ("sandbox", "blank", "prepare", "start", "exec"):
             return _told(op, args), self.stand_in
         held = self.monitor.pod.namespaces
         if op == "sandbox":
@@ -78,13 +83,13 @@ class Driven:
             return args, plan_blank(args["namespaces"])
         if op == "exec":
             return births.command(args)
-        if op == "start":
+        if op in ("prepare", "start"):
             # A pod of a test may lack what its container lists; it is made new then.
-            told, script = births.container(args)
-            if not set(told["joined"]) <= set(held):
-                told["joined"] = [kind for kind in told["joined"] if kind in held]
-                script = plan_init(args, births.read_seccomp(args["seccomp"]), frozenset(told["joined"]))
-            return told, script
+            told, seccomp = births.container_told(args), births.read_seccomp(args["seccomp"])
+            if set(told["joined"]) <= set(held):
+                return told, births.container_script(args, seccomp, waits=op == "prepare")
+            told["joined"] = [kind for kind in told["joined"] if kind in held]
+            return told, plan_init(args, seccomp, frozenset(told["joined"]), waits=op == "prepare")
         return args, None
 
     def end(self, number: int) -> tuple[Message, list[int]]:

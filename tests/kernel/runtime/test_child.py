@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import signal
+import socket
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,9 +18,10 @@ from runtime.errors import HostFault, StartRefused
 from runtime.linux import capabilities, mount, namespaces, trees
 from runtime.linux.libc import AT_FDCWD
 from runtime.linux.script import Script, Slot, load
+from runtime.linux.spawn import RELEASE
 from runtime.rootfs.pivot import enter_root
 from tests.kernel.runtime.forked import in_child
-from tests.kernel.runtime.launched import carried_out, needs_launch
+from tests.kernel.runtime.launched import carried_out, launch, needs_launch, wait_report
 from tests.kernel.runtime.linux.keys import session
 from tests.kernel.runtime.observed import fields, stopped, values
 from tests.kernel.runtime.rootfs.mountns import in_mount_namespace
@@ -251,3 +253,19 @@ def test_until_then_all_are_blocked_and_none_is_ignored() -> None:
         blocked, ignored, caught = (int(text, 16) for text in fields(pid, "SigBlk", "SigIgn", "SigCgt"))
     unblockable = 1 << signal.SIGKILL - 1 | 1 << signal.SIGSTOP - 1
     assert (blocked | unblockable, ignored, caught) == ((1 << 64) - 1, 0, 0)
+
+
+@pytest.mark.parametrize(("word", "fault"), [(RELEASE, None), (b"?", HostFault), (b"", HostFault)])
+def test_a_process_waits_until_it_is_released_and_for_nothing_else(word: bytes, fault: type[Exception] | None) -> None:
+    script = Script([])
+    child.wait_released(script)
+    script.call("exit_group", 7)
+    pid, report = launch(script)
+    with pytest.raises(TimeoutError):
+        report.settimeout(0.1)
+        report.recv(1)
+    report.settimeout(5)
+    report.send(word) if word else report.shutdown(socket.SHUT_WR)
+    _, found = wait_report(script, report)
+    assert found is None if fault is None else isinstance(found, fault)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == (7 if fault is None else 127)

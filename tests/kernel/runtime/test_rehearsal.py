@@ -28,7 +28,7 @@ def test_it_plays_every_operation_of_a_pods_life(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(rehearsal, "ROUNDS", 1)
     before = open_descriptors()
     rehearsal.rehearse()
-    assert {"hello", "sandbox", "start", "exec", "signal", "shutdown"} <= set(played)
+    assert {"hello", "sandbox", "prepare", "release", "start", "exec", "signal", "shutdown"} <= set(played)
     assert open_descriptors() == before
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 
 import pytest
@@ -244,3 +245,34 @@ async def test_a_peer_that_never_reads_is_unavailable(ends: Ends, monkeypatch: p
         await tasks[-1]
     ends.near.close()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_what_is_posted_arrives_and_its_answer_is_dropped_with_its_descriptors(ends: Ends) -> None:
+    reads, writes = os.pipe()
+    assert ends.near.post("prepare", {"n": 1}, [writes])
+    os.close(writes)
+    message, descriptors = ends.take()
+    assert (message["op"], message["args"], len(descriptors)) == ("prepare", {"n": 1}, 1)
+    channel.close_all(descriptors)
+    ends.answer(channel.answer(message["id"], {}), [reads])
+    os.close(reads)
+    task, number = await begin(ends)
+    ends.answer(channel.answer(number, {"n": 2}))
+    assert await task == ({"n": 2}, [])
+
+
+async def test_what_cannot_be_posted_at_once_is_not_sent_later(ends: Ends) -> None:
+    while ends.near.post("fill", {"x": "y" * 10000}):
+        pass
+    task = asyncio.get_running_loop().create_task(ends.near.call("wait", {}))
+    await asyncio.sleep(0)
+    ends.take()
+    assert not ends.near.post("late", {})  # it would overtake
+    ops = []
+    while "wait" not in ops:
+        await asyncio.sleep(0)
+        ops.append(ends.take()[0]["op"])
+    assert "late" not in ops
+    task.cancel()
+    ends.near.close()
+    assert not ends.near.post("x", {})

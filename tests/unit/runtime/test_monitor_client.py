@@ -131,6 +131,31 @@ async def test_a_script_is_sent_as_it_would_be_written_whatever_was_sent_before(
         assert played.scripts == [births.command(command)[1].bytes()]
 
 
+async def test_what_is_prepared_waits_in_its_script_and_is_released_by_its_name(played: Played) -> None:
+    assert played.client.prepare(start())
+    received = channel.receive(played.far)
+    assert received is not None
+    (memfd,) = received[1]
+    expected = births.container_script(start(), None, waits=True).bytes()
+    assert (received[0]["op"], os.pread(memfd, 1 << 20, 0)) == ("prepare", expected)
+    assert expected != births.container_script(start(), None).bytes()
+    channel.close_all(received[1])
+    answered = await played.serve(played.client.release("c", start), {"pid": 5, "started_at": 9})
+    assert answered == ((5, 9), "release", {"container": "c"})
+
+
+async def test_a_call_that_fails_after_the_release_is_told_in_the_words_of_the_waiting_script(played: Played) -> None:
+    task = asyncio.ensure_future(played.client.release("c", start))
+    await asyncio.sleep(0)
+    received = channel.receive(played.far)
+    assert received is not None
+    script = births.container_script(start(), None, waits=True)
+    channel.send(played.far, channel.refusal(received[0]["id"], ScriptFailed(script.last - 1, errno.EACCES)))
+    with pytest.raises(HostFault) as raised:
+        await task
+    assert str(raised.value) == str(script.fault(script.last - 1, errno.EACCES))
+
+
 async def test_volumes_are_filled_before_the_start(played: Played) -> None:
     asked = start(volumes=[{"destination": "/data", "source": "/volumes/1"}])
     task = asyncio.ensure_future(played.client.start(asked))
@@ -170,6 +195,7 @@ async def test_the_plain_operations_send_what_they_are_given(played: Played) -> 
     client = played.client
     assert (await played.serve(client.signal("c", 15), {}))[1:] == ("signal", {"container": "c", "signal": 15})
     assert (await played.serve(client.kill("c"), {}))[1:] == ("kill", {"container": "c"})
+    assert (await played.serve(client.discard("c"), {}))[1:] == ("discard", {"container": "c"})
     assert (await played.serve(client.forget("c"), {}))[1:] == ("forget", {"container": "c"})
     assert (await played.serve(client.kill_exec("e"), {}))[1:] == ("kill_exec", {"exec": "e"})
     assert (await played.serve(client.reopen_log("c"), {}))[1:] == ("reopen_log", {"container": "c"})

@@ -1,0 +1,204 @@
+"""A container that is prepared starts as any other does, or as if it had never been prepared."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime import exits, prepared
+from runtime.errors import AlreadyExists, FailedPrecondition, HostFault, NotFound, StartRefused
+from runtime.program import LAUNCH
+from tests.descriptors import open_descriptors
+from tests.kernel.runtime.containers import Image, needs_busybox
+from tests.kernel.runtime.driven import Driven, cgroups, driven
+
+pytestmark = needs_busybox
+
+ONE = {"container": "one"}
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Image:
+    (tmp_path / "image").mkdir()
+    return Image(tmp_path / "image")
+
+
+@pytest.fixture
+def pod(tmp_path: Path) -> Iterator[Driven]:
+    (tmp_path / "pod").mkdir()
+    with driven(tmp_path / "pod") as made:
+        yield made
+
+
+def request(image: Image, *args: str, **changes: Any) -> Any:
+    process = changes.pop("process", {})
+    made: Any = image.request(*args, **process)
+    made.update({**ONE, "log_path": str(image.path / "one.log"), **changes})
+    return made
+
+
+def waiting(pod: Driven) -> int:
+    """The pid of the process that waits."""
+    (pid,) = pod.monitor.pod.children._children
+    wait_state(pod, pid, "S")
+    return pid
+
+
+def wait_state(pod: Driven, pid: int, state: str) -> None:
+    pod.turn_until(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].startswith(state))
+
+
+def exit_of(pod: Driven) -> Any:
+    record = pod.event("exit")["record"]
+    assert exits.read_exit(f"{pod.directory}/exits/one.json") == record
+    return record
+
+
+def test_nothing_of_it_is_told_or_executed_before_its_release(pod: Driven, image: Image) -> None:
+    pod.do("prepare", request(image, "sh", "-c", "echo ran; exit 3"))
+    pid = waiting(pod)
+    assert os.path.samefile(f"/proc/{pid}/exe", LAUNCH)
+    assert pod.do("hello")["containers"] == {}
+    assert (image.path / "one.log").read_bytes() == b""
+    started = pod.do("release", ONE)
+    assert started["pid"] == pid
+    assert exit_of(pod)["code"] == 3
+    assert (image.path / "one.log").read_bytes().endswith(b"stdout F ran\n")
+    assert pod.monitor.pod.prepared == {}
+
+
+def test_it_has_its_rights_still_but_cannot_be_traced(pod: Driven, image: Image) -> None:
+    """What shares its PID namespace as root, without CAP_SYS_PTRACE, gets at nothing of it."""
+    pod.do("prepare", request(image, "true"))
+    pid = waiting(pod)
+    child = os.fork()
+    if child == 0:
+        os.setresuid(1, 1, 1)
+        try:
+            os.listdir(f"/proc/{pid}/fd")
+        except PermissionError:
+            os._exit(0)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_terminal_is_made_before_the_release_and_used_after_it(pod: Driven, image: Image) -> None:
+    pod.do("prepare", request(image, "tty", process={"terminal": True}))
+    waiting(pod)
+    pod.do("release", ONE)
+    assert exit_of(pod)["code"] == 0
+    assert b"stdout F /dev/pts/0" in (image.path / "one.log").read_bytes()
+
+
+def test_what_is_discarded_is_gone_when_that_is_answered(pod: Driven, image: Image) -> None:
+    before = len(open_descriptors())
+    with cgroups("discard") as dirs:
+        pod.do("prepare", request(image, "sleep", "100", cgroup=dirs))
+        pid = waiting(pod)
+        pod.do("discard", ONE)
+        assert not os.path.exists(f"/proc/{pid}")
+        assert pod.events == [] and pod.do("hello")["containers"] == {}
+        pod.do("discard", ONE)  # nothing to do any more
+        pod.do("start", request(image, "true", cgroup=dirs))
+        assert exit_of(pod)["code"] == 0
+    assert len(open_descriptors()) == before
+
+
+def test_only_what_is_prepared_can_be_released(pod: Driven, image: Image) -> None:
+    with pytest.raises(NotFound, match="not prepared"):
+        pod.do("release", ONE)
+    pod.do("prepare", request(image, "sleep", "100"))
+    pod.do("release", ONE)
+    with pytest.raises(NotFound, match="not prepared"):
+        pod.do("release", ONE)
+
+
+def test_it_is_neither_prepared_nor_started_twice(pod: Driven, image: Image) -> None:
+    pod.do("prepare", request(image, "sleep", "100"))
+    for op in ("prepare", "start"):
+        with pytest.raises(AlreadyExists):
+            pod.do(op, request(image, "sleep", "100"))
+    pod.do("release", ONE)
+    for op in ("prepare", "start"):
+        with pytest.raises(AlreadyExists):
+            pod.do(op, request(image, "sleep", "100"))
+
+
+def test_one_that_the_kernel_has_killed_is_not_released(pod: Driven, image: Image) -> None:
+    pod.do("prepare", request(image, "sleep", "100"))
+    pid = waiting(pod)
+    os.kill(pid, signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    with pytest.raises(NotFound, match="not prepared"):
+        pod.do("release", ONE)
+    pod.turn_until(lambda: not pod.monitor.pod.prepared)
+    assert pod.events == []
+
+
+def test_a_script_that_fails_before_the_release_is_forgotten(pod: Driven, image: Image) -> None:
+    wrong = request(image, "true")
+    wrong["rootfs"]["lowerdirs"] = ["/nonexistent"]
+    pod.do("prepare", wrong)
+    pod.turn_until(lambda: not pod.monitor.pod.prepared)
+    with pytest.raises(NotFound, match="not prepared"):
+        pod.do("release", ONE)
+    with pytest.raises(HostFault, match="/nonexistent"):
+        pod.do("start", wrong)
+
+
+def test_what_fails_after_the_release_is_the_starts_fault(pod: Driven, image: Image) -> None:
+    before = len(open_descriptors())
+    pod.do("prepare", request(image, "nonesuch"))
+    waiting(pod)
+    with pytest.raises(StartRefused, match="nonesuch"):
+        pod.do("release", ONE)
+    assert pod.do("hello")["containers"] == {}
+    assert len(open_descriptors()) == before
+
+
+def test_one_that_somebody_has_stopped_goes_on_when_it_is_released(pod: Driven, image: Image) -> None:
+    pod.do("prepare", request(image, "true"))
+    pid = waiting(pod)
+    os.kill(pid, signal.SIGSTOP)
+    wait_state(pod, pid, "T")
+    pod.do("release", ONE)
+    assert exit_of(pod)["code"] == 0
+
+
+def test_it_does_not_wait_for_ever(pod: Driven, image: Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepared, "SECONDS", 0.2)
+    pod.do("prepare", request(image, "true"))
+    pid = waiting(pod)
+    pod.turn_until(lambda: not pod.monitor.pod.prepared)
+    assert not os.path.exists(f"/proc/{pid}")
+
+
+def test_what_was_released_is_left_alone_by_the_clock(
+    pod: Driven, image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepared, "SECONDS", 0.1)
+    pod.do("prepare", request(image, "sh", "-c", "sleep 0.4; exit 5"))
+    pod.do("release", ONE)
+    assert exit_of(pod)["code"] == 5
+
+
+def test_a_pod_that_is_shut_down_takes_it_along(pod: Driven, image: Image) -> None:
+    pod.do("prepare", request(image, "true"))
+    pid = waiting(pod)
+    pod.do("shutdown")
+    assert not os.path.exists(f"/proc/{pid}")
+
+
+def test_nothing_is_prepared_in_a_pod_that_is_being_shut_down(pod: Driven, image: Image) -> None:
+    number = pod.begin("prepare", request(image, "true"))
+    pod.end(number)
+    shutdown = pod.begin("shutdown", {})
+    late = pod.begin("prepare", request(image, "true", container="two"))
+    pod.end(shutdown)
+    with pytest.raises(FailedPrecondition, match="shut down"):
+        pod.end(late)

@@ -28,10 +28,13 @@ from tests.bench import measures
 from tests.bench.endpoint import Endpoint
 from tests.bench.processes import file_system_type
 from tests.bench.report import markdown, summary
+from tests.bench.streams import streams
 from tests.bench.workload import Workload
 
 CRISP = Path(sys.executable).with_name("crisp")
 GROUPS = ("calls", "parallel", "burst", "log", "memory")
+BY_REQUEST = ("streams",)
+"""Needs Go, and minutes."""
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -44,11 +47,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--pods", type=int, default=100, help="of the burst (default 100)")
     parser.add_argument("--folder", default="/var/tmp", help="on a disk, for logs and state (default %(default)s)")
     parser.add_argument("--json", type=Path, help="write all values there")
-    parser.add_argument("--only", default=",".join(GROUPS), help="groups of measures (default %(default)s)")
+    groups = "groups of measures; there is streams, too (default %(default)s)"
+    parser.add_argument("--only", default=",".join(GROUPS), help=groups)
     args = parser.parse_args(arguments)
     args.only = args.only.split(",")
-    if unknown := set(args.only) - set(GROUPS):
-        parser.error(f"--only: no {', '.join(sorted(unknown))}; there are {', '.join(GROUPS)}")
+    if unknown := set(args.only) - set(GROUPS) - set(BY_REQUEST):
+        parser.error(f"--only: no {', '.join(sorted(unknown))}; there are {', '.join((*GROUPS, *BY_REQUEST))}")
     return args
 
 
@@ -110,6 +114,8 @@ def measure(ends: Sequence[Endpoint], work: Workload, args: argparse.Namespace) 
         measures.log_speed(ends, work, repeated)
     if "memory" in args.only:
         measures.memory(ends, work)
+    if "streams" in args.only:
+        streams(ends, work, repeated)
 
 
 def columns(ends: Sequence[Endpoint]) -> dict[str, Endpoint]:

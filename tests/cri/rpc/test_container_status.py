@@ -36,7 +36,7 @@ async def test_the_verbose_status_is_json_with_the_document_and_the_stages(crisp
     info, timeline = json.loads(answer.info["info"]), json.loads(answer.info["timeline"])
     assert info["pid"] > 1 and info["plan"]["spec"]["process"]["args"] == ["sleep", "1000"]
     stages = [stage["step"] for stage in timeline[0]["stages"]]
-    assert stages == ["make_container_directories", "make_container_cgroup", "start_init"]
+    assert stages == ["make_container_directories", "make_container_cgroup", "prepare_init", "start_init"]
 
 
 async def test_an_unknown_container_is_not_found(crisp: Crisp) -> None:

@@ -47,12 +47,13 @@ def leave_monitor(script: Script) -> None:
 
 
 def take_stdio(script: Script, streams: tuple[Slot, Slot, Slot] | None = None) -> None:
-    """Make ``streams`` the descriptors 0, 1 and 2; None puts the null device there."""
+    """Make ``streams`` the descriptors 0, 1 and 2 and keep no other of them; None puts the null device there."""
     if streams is None:
         null = open_null(script, os.O_RDWR)
         streams = (null, null, null)
     for number, stream in enumerate(streams):
         script.call("dup3", stream, number, 0)
+    script.close(*dict.fromkeys(streams))
 
 
 def given_stdio(script: Script) -> tuple[Slot, Slot, Slot]:
@@ -92,8 +93,13 @@ def device(major: int, minor: int) -> int:
 
 
 def wait_released(script: Script) -> None:
-    """Stay until the monitor says that the process is wanted (``children.Child.release``)."""
+    """Stay until the monitor says that the process is wanted (``children.Child.release``).
+
+    For a process that has given up its identity: whoever shares its PID namespace has time to look
+    at it. Its report ends with the monitor, and so does it.
+    """
     word = script.room(8)
+    script.call("prctl", _PR_SET_DUMPABLE, 0)  # a change of the user undoes the first
     script.call("recvfrom", script.given["report"], word, 1, 0, None, None)
     script.expect(load(word), ord(RELEASE), HostFault, "the monitor has let go of it", mask=0xFF)
 

@@ -12,6 +12,8 @@ which it reports:
     any other JSON object           the answer of a child that never execs
     end of file                     execve has happened, or the child has died
 
+A child that waits (``child.wait_released``) reads one word from its end: ``Child.release``.
+
 Invariant: of ``on_ready`` and ``on_failed`` exactly one is called, once, and
 ``on_exit`` only after ``on_ready``. No child outlives the monitor unnoticed (PR_SET_PDEATHSIG, cgroup).
 """
@@ -107,14 +109,16 @@ class Child:
             code, call = error.errno or 0, "pidfd_send_signal"
             raise HostFault(step="signal", object=self._birth.object, call=call, errno=code) from error
 
-    def release(self) -> None:
-        """Let a child that waits (``child.wait_released``) go on; nothing happens when it has ended."""
+    def release(self) -> bool:
+        """Let a child that waits (``child.wait_released``) go on; False when it has ended or is about to."""
+        if self._report is None:
+            return False
         self.signal(signal.SIGCONT)  # whoever shares its PID namespace may have stopped it
-        if self._report is not None:
-            try:
-                self._report.send(spawn.RELEASE, _NOSIGNAL)
-            except OSError:
-                return  # it has ended, and will be reaped
+        try:
+            self._report.send(spawn.RELEASE, _NOSIGNAL)
+        except OSError:
+            return False
+        return True
 
     def reaped(self, status: int) -> None:
         """It has ended with the wait status ``status``: take its last report, then tell."""
@@ -138,6 +142,8 @@ class Child:
             data, ancillary, _, _ = report.recvmsg(_REPORT_LIMIT, _GIVEN_SIZE, _CLOEXEC)
         except BlockingIOError:
             return False
+        except ConnectionResetError:
+            return True  # it has ended without having read that it is released; what it said comes next
         for level, kind, rights in ancillary:
             if level == _SOL_SOCKET and kind == _SCM_RIGHTS:
                 self.given += array.array("i", rights)

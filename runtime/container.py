@@ -104,24 +104,20 @@ class Container:
         self._gone = gone
         self.state = "prepared"
 
-    def release(self, reply: Reply) -> None:
-        """Let it go on with its script; ``reply`` as in ``start``."""
+    def release(self, reply: Reply) -> bool:
+        """Let it go on with its script; ``reply`` as in ``start``. False if it has ended: nothing has changed."""
+        if self._child is None or self._child.ended or not self._child.release():
+            return False
         self._begin(reply)
-        if self._child is not None:
-            self._child.release()
+        return True
 
     def give_up(self) -> None:
         """End what is prepared."""
         if self._child is not None:
             self._child.signal(signal.SIGKILL)
 
-    @property
-    def ended(self) -> bool:
-        """Whether its main process has ended, though its exit may not have been recorded yet."""
-        return self._child is None or self._child.ended
-
     def _begin(self, reply: Reply) -> None:
-        self._reply = reply
+        self._reply, self._gone = reply, _ignore
         self.state = "starting"
         self._pod.containers[self.id] = self
 

@@ -51,7 +51,7 @@ def plan_init(request: StartRequest, seccomp: bytes | None, joined: frozenset[st
     """The script. Its given descriptors: ``child.STDIO``, then a namespace for each of ``joined``, in
     alphabetic order; a kind of the document that is neither in there nor has a path is made new.
     With a terminal, which is taken from the container's own devpts, the streams are not used.
-    With ``waits`` it does all that the container itself has no part in, and the rest when it is released.
+    With ``waits`` it executes the entrypoint when it is released.
 
     Raises:
         StartRefused: the document asks for what cannot be.
@@ -84,11 +84,11 @@ def plan_init(request: StartRequest, seccomp: bytes | None, joined: frozenset[st
         enter_cwd(script, cwd)
     with script.step("set the resource limits"):
         identity.set_rlimits(script, described["rlimits"])
+    with script.step("become the user"):
+        identity.become(script, described, seccomp)
     if waits:
         with script.step("wait for the start"):
             wait_released(script)
-    with script.step("become the user"):
-        identity.become(script, described, seccomp)
     with script.step("execute the entrypoint"):
         identity.execute(script, described["args"], described["env"])
     return script

@@ -20,7 +20,7 @@ from typing import Any, cast
 from runtime import births, channel
 from runtime.channel import Message
 from runtime.channel_async import AsyncChannel, Result
-from runtime.errors import HostFault, ScriptFailed
+from runtime.errors import Fault, HostFault, NotFound, NotSupported, ScriptFailed
 from runtime.linux.script import Script
 from runtime.pause import plan_blank, plan_pause
 from runtime.spec import (
@@ -143,14 +143,24 @@ class MonitorClient:
         """
         try:
             result = await self._plain("release", {"container": container}, None)
+        except NotSupported as older:
+            raise NotFound("the monitor is of an older crisp", object=container) from older
         except ScriptFailed as failed:
-            *_, words = self._init(request(), waits=True)
-            raise words().fault(failed.at, failed.errno) from failed
+            raise self._in_words(failed, container, request) from failed
         return int(result["pid"]), int(result["started_at"])
+
+    def _in_words(self, failed: ScriptFailed, container: str, request: Callable[[], StartRequest]) -> Fault:
+        try:
+            *_, words = self._init(request(), waits=True)
+            return words().fault(failed.at, failed.errno)
+        except (Fault, OSError) as error:
+            message = f"call {failed.at} of its script failed, and what it means cannot be told: {error}"
+            return HostFault(message, step="start", object=container, errno=failed.errno)
 
     async def discard(self, container: str) -> None:
         """End what is prepared for a container; fine if nothing is."""
-        await self._plain("discard", {"container": container}, KILL_TIMEOUT)
+        with contextlib.suppress(NotSupported):  # a monitor of an older crisp prepares nothing
+            await self._plain("discard", {"container": container}, KILL_TIMEOUT)
 
     async def start(self, request: StartRequest, timeout: float | None = None) -> tuple[int, int]:
         """Start a container: ``(pid, started_at)``, in ns since the epoch.

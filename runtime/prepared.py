@@ -46,10 +46,9 @@ class Prepared:
         Raises:
             NotFound: it has ended, or is about to.
         """
-        if self._unwanted or self._container.ended:
+        if self._unwanted or not self._container.release(reply):
             raise NotFound("is not prepared any more", object=self.id)
         self._leave()
-        self._container.release(reply)
 
     def discard(self, reply: Reply | None = None) -> None:
         """End it; ``reply`` is given once it is gone."""

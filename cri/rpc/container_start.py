@@ -1,4 +1,4 @@
-"""StartContainer: the monitor forks, the child mounts and becomes the entrypoint.
+"""StartContainer: the process that was prepared becomes the entrypoint; where there is none, one is born.
 
 Invariant: under the pod's and the container's lock, so the exit of a container
 that ends at once is recorded after its start. A start refused for a reason of

@@ -18,7 +18,8 @@ from cri.plan.container import ContainerPlan
 from cri.plan.document import decode, encode
 from cri.plan.resources import merge_resources, plan_update
 from cri.state.permitted import Action, check_permitted
-from cri.state.records import ContainerRecord
+from cri.state.records import ContainerRecord, ContainerState
+from cri.steps.container import discard_prepared
 from cri.validate.requests import validate_update_container_resources
 from proto import api_pb2 as api
 from runtime.cgroups import tree
@@ -49,8 +50,8 @@ async def update_container_resources(
         record = host.store.containers.get(id)
         check_permitted(record.state, Action.UPDATE, id)
         change = plan_update(request.linux)
-        if record.sandbox_id in host.pods:  # what is prepared has the old values
-            host.pods[record.sandbox_id].prepared.discard(id)
+        if record.state is ContainerState.CREATED:  # what is prepared has the old values
+            await discard_prepared(host, record.sandbox_id, id)
         cgroup = decode(record.plan, ContainerPlan).cgroup
         notes = apply_update(host, cgroup, change)
         if change.oom_score_adj is not None:

@@ -1,8 +1,8 @@
-"""Answers of list RPCs, joined from encodings that were made once an object.
+"""Answers of List and Status RPCs, joined from encodings that were made once an object.
 
 A repeated message field is the concatenation of ``tag, length, message``
 (protobuf wire format), so a list of 500 containers costs one join as long as
-nothing changed. Used by the List RPCs of ``cri.rpc``.
+nothing changed. Used by the List and Status RPCs of ``cri.rpc``.
 
 Invariant: an encoding is used only for the very record object it was made from;
 records are frozen, so it cannot be stale.

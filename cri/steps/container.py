@@ -31,7 +31,7 @@ from runtime.cgroups import layout as cgroup_layout
 from runtime.cgroups import tree
 from runtime.cgroups.limits import apply_writes, clamped_oom_score_adj
 from runtime.cgroups.resources import Resources, plan_writes
-from runtime.errors import DeadlineExceeded, FailedPrecondition, Fault, NotFound, Unavailable
+from runtime.errors import DeadlineExceeded, FailedPrecondition, NotFound, Unavailable
 from runtime.monitor_client import MonitorClient
 from runtime.rootfs.overlay import take_over_attributes
 from runtime.spec import StartRequest
@@ -106,16 +106,14 @@ class PrepareInit(msgspec.Struct, frozen=True, tag="prepare_init"):
         try:
             if pod.monitor.prepare(mountable_request(host, *host.planned[self.container])):
                 pod.prepared.add(self.container)
-        except (Fault, OSError) as error:
-            LOG.debug("not prepared: %s", error, extra={"container_id": self.container})
+        except Exception as error:  # noqa: BLE001 - whatever it is, the start will meet it again, and tell
+            LOG.info("not prepared: %s", error, extra={"container_id": self.container})
 
     async def undo(self, host: Host) -> None:
-        pod, record = host.pods.get(self.sandbox), host.store.container(self.container)
-        if pod is None or (record is not None and record.state is not ContainerState.CREATED):
-            return
-        pod.prepared.discard(self.container)
-        with contextlib.suppress(Unavailable, DeadlineExceeded):  # its cgroup's removal ends it
-            await pod.monitor.discard(self.container)
+        record = host.store.container(self.container)
+        if record is None or record.state is ContainerState.CREATED:
+            with contextlib.suppress(Unavailable, DeadlineExceeded):  # its cgroup's removal ends it
+                await discard_prepared(host, self.sandbox, self.container)
 
 
 class StartInit(msgspec.Struct, frozen=True, tag="start_init"):
@@ -157,15 +155,36 @@ class StartInit(msgspec.Struct, frozen=True, tag="start_init"):
 ContainerStep = MakeContainerDirectories | MakeContainerCgroup | PrepareInit | StartInit
 
 
-def mountable_request(host: Host, plan: ContainerPlan, layers: tuple[str, ...]) -> StartRequest:
-    """What the monitor is asked for; the writable layer's root is as the image's."""
-    request = start_request(
+async def discard_prepared(host: Host, sandbox: str, container: str) -> None:
+    """Nothing that was prepared for a container is there any more; fine if nothing was.
+
+    Raises:
+        DeadlineExceeded: it does not end.
+        Unavailable: the monitor ends; all of its pod end with it.
+    """
+    pod = host.pods.get(sandbox)
+    if pod is not None:
+        pod.prepared.discard(container)
+        try:
+            await pod.monitor.discard(container)
+        except DeadlineExceeded as late:
+            raise DeadlineExceeded("what was prepared for its start does not end", object=container) from late
+
+
+def request_of(host: Host, plan: ContainerPlan, layers: tuple[str, ...]) -> StartRequest:
+    """What the monitor is asked for."""
+    return start_request(
         plan,
         host.images.lowerdirs(layers),
         cgroup_layout.dirs(host.layout, plan.cgroup),
         host.seccomp_program(plan.seccomp, plan.spec["process"]["capabilities"]["bounding"]),
         cgroup_layout.memory_events(host.layout, plan.cgroup),
     )
+
+
+def mountable_request(host: Host, plan: ContainerPlan, layers: tuple[str, ...]) -> StartRequest:
+    """As ``request_of``; the writable layer's root is as the image's."""
+    request = request_of(host, plan, layers)
     take_over_attributes(request["rootfs"]["lowerdirs"][0], request["rootfs"]["upperdir"])
     return request
 
@@ -179,15 +198,15 @@ async def start_init(
         Fault: as ``MonitorClient.start``.
     """
 
-    def request() -> StartRequest:
-        return mountable_request(host, plan_in_force(decode(record.plan, ContainerPlan), resources), record.layers)
+    def plan() -> ContainerPlan:
+        return plan_in_force(decode(record.plan, ContainerPlan), resources)
 
     if record.id in pod.prepared:
         pod.prepared.discard(record.id)
         with contextlib.suppress(NotFound):
-            return await pod.monitor.release(record.id, request)
-    await pod.monitor.discard(record.id)
-    return await pod.monitor.start(request())
+            return await pod.monitor.release(record.id, lambda: request_of(host, plan(), record.layers))
+    await discard_prepared(host, record.sandbox_id, record.id)
+    return await pod.monitor.start(mountable_request(host, plan(), record.layers))
 
 
 async def renew_cgroup(host: Host, record: ContainerRecord) -> None:

@@ -62,8 +62,8 @@ def test_a_process_leaves_the_monitor_behind() -> None:
             flags = [Path(f"/proc/{pid}/fdinfo/{fd}").read_text().split("flags:\t")[1].split()[0] for fd in found]
     assert "/etc" not in found.values()
     assert [found[fd] for fd in range(3)] == ["/dev/null"] * 3
-    # The report, the given null device, the namespace, and the pipe that it waits at.
-    assert sorted(path.split(":")[0] for fd, path in found.items() if fd > 2) == ["/dev/null", "net", "pipe", "socket"]
+    # The report, the namespace, and the pipe that it waits at.
+    assert sorted(path.split(":")[0] for fd, path in found.items() if fd > 2) == ["net", "pipe", "socket"]
     assert [fd for fd, text in zip(found, flags, strict=True) if not int(text, 8) & os.O_CLOEXEC] == [0, 1, 2]
 
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import pytest
 
+from runtime import channel
 from runtime.children import Birth, Child, Children, tell
 from runtime.errors import Fault, HostFault, ScriptFailed, StartRefused, to_wire
 from runtime.linux.libc import AT_FDCWD
 from runtime.linux.namespaces import CLONE_NEWPID
 from runtime.linux.script import Script
+from runtime.linux.spawn import MAGIC
 from runtime.loop import Loop
 from runtime.program import LAUNCH, open_program
 from tests.descriptors import open_descriptors
@@ -98,6 +102,48 @@ def leave(code: int) -> Callable[[int], NoReturn]:
 def test_a_program_is_ready_and_then_ends(nursery: Nursery) -> None:
     nursery.spawn("/bin/sh", "-c", "exit 3")
     assert nursery.wait("ready", "exit", "last") == [None, 3, None]
+
+
+def waiting_child(nursery: Nursery) -> tuple[Child, channel.Socket]:
+    """A child that waits, and its end of the report, which the test plays."""
+    ours, theirs = channel.pair()
+    pid = os.fork()
+    if pid == 0:
+        theirs.close()
+        os.kill(os.getpid(), signal.SIGSTOP)
+        signal.pause()
+    os.waitid(os.P_PID, pid, os.WSTOPPED)
+    child = nursery.children._children[pid] = Child(nursery.birth(), pid, ours, nursery.loop)
+    return child, theirs
+
+
+def test_a_child_that_is_about_to_end_is_not_released(nursery: Nursery) -> None:
+    child, theirs = waiting_child(nursery)
+    theirs.close()
+    assert not child.release(), "its end has not been read"
+    nursery.wait("ready")
+    assert not child.release(), "its end has been read"
+
+
+def test_a_release_that_nobody_read_hides_nothing_of_what_was_reported(nursery: Nursery) -> None:
+    """An unread packet makes the end of a socket ECONNRESET, and before what is to be read."""
+    child, theirs = waiting_child(nursery)
+    theirs.send(struct.pack("=IIi", MAGIC, 5, errno.EPERM))
+    assert child.release()
+    theirs.close()
+    child.signal(signal.SIGKILL)
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    nursery.children._reap()  # before its report is looked at
+    (failed, _) = nursery.wait("failed", "last")
+    assert isinstance(failed, ScriptFailed) and (failed.at, failed.errno) == (5, errno.EPERM)
+
+
+def test_a_release_that_nobody_read_leaves_the_end_what_it_is(nursery: Nursery) -> None:
+    child, theirs = waiting_child(nursery)
+    assert child.release()
+    theirs.close()
+    child.signal(signal.SIGKILL)
+    assert nursery.wait("ready", "exit", "last")[1] == -signal.SIGKILL
 
 
 def test_an_end_by_signal_is_told_as_such(nursery: Nursery) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,17 @@ import pytest
 
 from runtime import exits, prepared
 from runtime.errors import AlreadyExists, FailedPrecondition, HostFault, NotFound, StartRefused
+from runtime.linux.capabilities import mask
 from runtime.program import LAUNCH
 from tests.descriptors import open_descriptors
-from tests.kernel.runtime.containers import Image, needs_busybox
+from tests.kernel.runtime.containers import DEFAULT_CAPABILITIES, Image, needs_busybox
 from tests.kernel.runtime.driven import Driven, cgroups, driven
 
 pytestmark = needs_busybox
 
 ONE = {"container": "one"}
+ALLOW = struct.pack("=HBBI", 0x06, 0, 0, 0x7FFF0000)
+DEFAULT_MASK = mask(DEFAULT_CAPABILITIES)
 
 
 @pytest.fixture
@@ -72,13 +76,30 @@ def test_nothing_of_it_is_told_or_executed_before_its_release(pod: Driven, image
     assert pod.monitor.pod.prepared == {}
 
 
-def test_it_has_its_rights_still_but_cannot_be_traced(pod: Driven, image: Image) -> None:
-    """What shares its PID namespace as root, without CAP_SYS_PTRACE, gets at nothing of it."""
-    pod.do("prepare", request(image, "true"))
+def test_it_waits_without_what_the_container_may_not_have(pod: Driven, image: Image, tmp_path: Path) -> None:
+    """Whoever shares its PID namespace has a minute to get at it: there has to be nothing to be had."""
+    program = tmp_path / "seccomp"
+    program.write_bytes(ALLOW)
+    user = {"uid": 1000, "gid": 1000, "additionalGids": []}
+    process = {"user": user, "noNewPrivileges": True}
+    pod.do("prepare", request(image, "true", seccomp=str(program), process=process))
+    pid = waiting(pod)
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    assert status["Uid"].split() == ["1000"] * 4 and int(status["CapEff"], 16) == DEFAULT_MASK
+    assert int(status["CapPrm"], 16) == int(status["CapBnd"], 16) == DEFAULT_MASK
+    assert (status["Seccomp"].strip(), status["NoNewPrivs"].strip()) == ("2", "1")
+    assert len(os.listdir(f"/proc/{pid}/fd")) == 4, "the streams and the report"
+
+
+def test_nobody_of_its_own_user_looks_into_it(pod: Driven, image: Image) -> None:
+    user = {"uid": 1000, "gid": 1000, "additionalGids": []}
+    pod.do("prepare", request(image, "true", process={"user": user}))
     pid = waiting(pod)
     child = os.fork()
     if child == 0:
-        os.setresuid(1, 1, 1)
+        os.setgroups([])
+        os.setresgid(1000, 1000, 1000)
+        os.setresuid(1000, 1000, 1000)
         try:
             os.listdir(f"/proc/{pid}/fd")
         except PermissionError:

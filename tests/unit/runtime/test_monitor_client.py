@@ -14,7 +14,7 @@ import pytest
 
 from runtime import births, channel
 from runtime.channel import Message
-from runtime.errors import HostFault, ScriptFailed
+from runtime.errors import HostFault, NotFound, NotSupported, ScriptFailed
 from runtime.linux.spawn import MAGIC
 from runtime.monitor_client import MonitorClient
 from tests.descriptors import open_descriptors
@@ -154,6 +154,30 @@ async def test_a_call_that_fails_after_the_release_is_told_in_the_words_of_the_w
     with pytest.raises(HostFault) as raised:
         await task
     assert str(raised.value) == str(script.fault(script.last - 1, errno.EACCES))
+
+
+async def refused(played: Played, call: Awaitable[T], error: Exception) -> T:
+    """What ``call`` returns, or raises, when the monitor answers ``error``."""
+    task = asyncio.ensure_future(call)
+    await asyncio.sleep(0)
+    received = channel.receive(played.far)
+    assert received is not None
+    channel.send(played.far, channel.refusal(received[0]["id"], error))
+    return await task
+
+
+async def test_a_monitor_that_knows_nothing_of_it_has_nothing_prepared(played: Played) -> None:
+    with pytest.raises(NotFound, match="older"):
+        await refused(played, played.client.release("c", start), NotSupported("unknown operation 'release'"))
+    await refused(played, played.client.discard("c"), NotSupported("unknown operation 'discard'"))
+
+
+async def test_a_failed_call_is_told_even_where_there_are_no_words_for_it(played: Played) -> None:
+    def gone() -> Any:
+        raise NotFound("no such layer")
+
+    with pytest.raises(HostFault, match=r"call 3 .* no such layer"):
+        await refused(played, played.client.release("c", gone), ScriptFailed(3, errno.EPERM))
 
 
 async def test_volumes_are_filled_before_the_start(played: Played) -> None:

@@ -24,7 +24,7 @@ from google.protobuf.message import Message
 
 from cri.errors import status_of
 from cri.server import MESSAGE_LIMIT, Handler
-from cri.turns import Turns
+from cri.turns import Arrivals, Turns
 from runtime.errors import ResourceExhausted, Unavailable
 
 LOG = logging.getLogger("crisp.rpc")
@@ -75,8 +75,9 @@ class Interceptor:
     def __init__(self, ready: asyncio.Event, observe: Observe) -> None:
         self._ready = ready
         self._observe = observe
-        self._works = Turns()
-        self._looks = Turns(1)
+        self._arrivals = Arrivals()
+        self._works = Turns(self._arrivals)
+        self._looks = Turns(self._arrivals, 1)
 
     def wrap(self, name: str, handler: Handler) -> Handler:
         quiet = is_quiet(name)
@@ -84,6 +85,7 @@ class Interceptor:
 
         async def around(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             began = time.monotonic()
+            self._arrivals.note()
             code, told, answer = "OK", name, None
             try:
                 if gated and not self._ready.is_set():

@@ -12,8 +12,9 @@ from tests.cri.harness import DEMO_IMAGE, Crisp
 
 TREE = Path(__file__).resolve().parents[2]
 SLOWEST = 0.1
-"""Seconds that Version may take, nineteen times of twenty. All that arrives at once has to be taken in
-first: the few calls that meet that moment wait longer."""
+"""Seconds that Version may take, nineteen times of twenty, and thrice as long at worst 99 times of a hundred
+(two cores to themselves give 0.06). All that arrives at once has to be taken in first: a call that meets
+that moment waits for it."""
 HOPS = 4
 """How often a call waits for a CPU on its way (two processes, two threads of gRPC): on a machine that has
 other things to do each takes as long as waking up does."""
@@ -32,6 +33,8 @@ async def test_500_rpcs_at_once_are_answered_and_version_answers_meanwhile(crisp
     assert json.loads(out) == {"OK": 500}
     taken, _ = await asking.communicate(b"\n")
     calls = json.loads(taken)
-    p95, late = (sorted(each)[int(len(calls) * 0.95)] for each in zip(*calls, strict=True))
-    words = f"{len(calls)} calls of Version: p95 {p95 * 1e3:.1f} ms; p95 of waking up late {late * 1e3:.1f} ms"
-    assert p95 < SLOWEST + HOPS * late, words
+    taken_by, late_by = (sorted(each) for each in zip(*calls, strict=True))
+    for share, bound in ((0.95, SLOWEST), (0.99, 3 * SLOWEST)):
+        spent, late = taken_by[int(len(calls) * share)], late_by[int(len(calls) * share)]
+        words = f"{share:.0%} of {len(calls)} calls of Version: {spent * 1e3:.1f} ms, woken {late * 1e3:.1f} ms late"
+        assert spent < bound + HOPS * late, words

@@ -9,8 +9,10 @@ from contextlib import asynccontextmanager
 import aiohttp
 import pytest
 
+from cri.streaming import spdy_frames as frames
 from proto import api_pb2 as api
 from tests.failpoints.serving import Daemon, serving, wait_for
+from tests.unit.cri.streaming.peer import Client, data
 
 PROTOCOL = "v5.channel.k8s.io"
 STDIN, STDOUT = b"\x00", b"\x01"
@@ -101,3 +103,32 @@ def test_an_attached_container_goes_on_and_can_be_attached_to_again(daemon: Daem
     asyncio.run(type_again())
     log = (daemon.folder / f"logs/{pod.config.metadata.name}/main.log").read_text()
     assert [line.split(" ", 3)[3] for line in log.splitlines()] == ["got one", "got two"]
+
+
+def test_a_forwarded_connection_ends_with_the_daemon_and_the_next_one_reaches_the_container(daemon: Daemon) -> None:
+    pod = daemon.pod()
+    sandbox = daemon.run_pod(pod)
+    container = daemon.run(sandbox, pod, "nc", "-ll", "-p", "8080", "-e", "cat")
+    wait_for(lambda: ":1F90 " in executed(daemon, container, "cat", "/proc/net/tcp", "/proc/net/tcp6"), "a listener")
+
+    async def forward(*, kill: bool) -> None:
+        url = str(daemon.runtime.PortForward(api.PortForwardRequest(pod_sandbox_id=sandbox, port=[8080])).url)
+        client = await Client.connect(url)
+        client.request_spdy(url, "portforward.k8s.io")
+        assert (await client.answer())[0] == 101
+        for stream, kind in ((1, "error"), (3, "data")):
+            client.open(stream, streamtype=kind, port="8080", requestid="0")
+        for word in (b"one", b"two"):
+            client.writer.write(data(3, word))
+            assert await client.frame() == frames.Data(3, word, False)
+        if kill:
+            daemon.kill()
+            with pytest.raises((EOFError, ConnectionError)):
+                await client.frame()
+        await client.close()
+
+    asyncio.run(forward(kill=True))
+    daemon.start()
+    assert daemon.status(container).state == api.CONTAINER_RUNNING
+    asyncio.run(forward(kill=False))
+    wait_for(lambda: daemon.fsck() == [], "a clean host")

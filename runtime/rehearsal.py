@@ -39,8 +39,8 @@ _NOWHERE: Any = {"v1": [], "v2": None}
 _LINES = b"all the world's a stage\n" * 40
 
 
-def rehearse() -> None:
-    """Play the pod ``ROUNDS`` times.
+def rehearse(rounds: int = ROUNDS) -> None:
+    """Play the pod so many times.
 
     Raises:
         Fault: a call was refused, as it will be to the pods as well.
@@ -51,7 +51,7 @@ def rehearse() -> None:
     scripts.update({"prepare": _print(waits=True), "start": _print()})
     launch = open_program(LAUNCH)
     try:
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             _play(launch, scripts)
     finally:
         os.close(launch)

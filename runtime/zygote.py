@@ -23,6 +23,7 @@ request brings, and never waits for what it has forked but to take its request.
 
 from __future__ import annotations
 
+import functools
 import gc
 import importlib
 import os
@@ -37,6 +38,7 @@ from runtime.errors import InvalidArgument, NotSupported
 from runtime.heap import fill_holes
 from runtime.linux import process
 from runtime.monitor import Monitor
+from runtime.nearness import gather_code
 from runtime.program import LAUNCH, open_program
 from runtime.rehearsal import rehearse
 
@@ -189,6 +191,8 @@ def warm_up() -> None:
     for name in PRELOADED:
         importlib.import_module(name)
     try:
+        fill_holes()  # for the code that is put together
+        gather_code(functools.partial(rehearse, 1))
         rehearse()
     except OSError as error:
         os.write(2, f"crisp zygote: pods will need more memory: {error}\n".encode())

@@ -219,7 +219,7 @@ def test_it_keeps_three_descriptors_and_its_socket(daemon: Daemon) -> None:
 def test_a_failed_rehearsal_is_said_and_survived(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def refuse() -> None:
+    def refuse(*_rounds: int) -> None:
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(zygote, "rehearse", refuse)

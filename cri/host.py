@@ -22,7 +22,6 @@ from cri.failpoints import Failpoints
 from cri.images import Images
 from cri.layers import Layers
 from cri.metrics import Metrics
-from cri.plan.container import ContainerPlan
 from cri.plan.facts import HostFacts
 from cri.pool import Pool
 from cri.profiles import Profiles
@@ -45,10 +44,18 @@ from runtime.cgroups.layout import Layout
 from runtime.cgroups.stats import Sweeper
 from runtime.errors import Unavailable
 from runtime.images.trash import Trash
-from runtime.monitor_client import MonitorClient
-from runtime.spec import ResolvedUser
+from runtime.monitor_client import Init, MonitorClient
+from runtime.spec import ResolvedUser, Rootfs
 from runtime.steps import Execution, Stage
 from runtime.supervisor import Supervisor
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedInit:
+    """A container's init, and its root's writable layer, which gets the attributes of the topmost layer below."""
+
+    init: Init
+    rootfs: Rootfs
 
 
 @dataclass(slots=True)
@@ -104,7 +111,7 @@ class LivePod:
 class Host:
     """``boot_id`` is this boot's; ``ready`` is set once recovery is over.
 
-    ``planned`` holds the plan and the layers of a container until it is stored,
+    ``planned`` holds the init of a container that is being created, None if none could be written,
     ``started`` the pid and time of a start until they are stored, ``users`` who an
     image's names are, ``readings`` what pods and containers use. ``offers`` is the streaming
     server, None until it listens; ``sockets`` makes sockets inside pods' networks.
@@ -137,7 +144,7 @@ class Host:
     events: Events = field(init=False)
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     pods: dict[str, LivePod] = field(default_factory=dict)
-    planned: dict[str, tuple[ContainerPlan, tuple[str, ...]]] = field(default_factory=dict)
+    planned: dict[str, PlannedInit | None] = field(default_factory=dict)
     started: dict[str, tuple[int, int]] = field(default_factory=dict)
     users: dict[str, ResolvedUser] = field(default_factory=dict)
     encoded_sandboxes: EncodedList[SandboxRecord] = field(default_factory=lambda: EncodedList(pod_sandbox))

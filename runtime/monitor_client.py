@@ -56,6 +56,32 @@ class SandboxMade:
     netlink: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Init:
+    """How a container's init is born: what the monitor has to know, the script, and what its calls mean."""
+
+    told: ContainerBirth
+    script: bytes
+    words: Callable[[], Script]
+
+
+def write_init(request: StartRequest, *, waits: bool = False) -> Init:
+    """``waits`` as in ``runtime.init.plan_init``.
+
+    Raises:
+        StartRefused: the request asks for what cannot be.
+        HostFault: the seccomp program cannot be read.
+    """
+    seccomp = births.read_seccomp(request["seccomp"])
+
+    def write(asked: Any) -> Script:
+        return births.container_script(asked, seccomp, waits=waits)
+
+    names, essence = births.cgroup_names(request["cgroup"]), births.container_essence(request)
+    script = _TEMPLATES.script(("init", waits, seccomp), essence, write, names)
+    return Init(births.container_told(request), script, functools.partial(write, request))
+
+
 class MonitorClient:
     """``pid`` and ``start_time`` (clock ticks, /proc/PID/stat field 22) name the process for good."""
 
@@ -122,17 +148,13 @@ class MonitorClient:
         namespaces = dict(zip(kinds, descriptors, strict=False))
         return SandboxMade(int(document["pause_pid"]), namespaces, descriptors[-1] if netlink else None)
 
-    def prepare(self, request: StartRequest) -> bool:
-        """Have a container's init born, to wait for ``release``; False if nothing is on its way.
+    def prepare(self, init: Init) -> bool:
+        """Have a container's init born, which waits, for ``release``; False if nothing is on its way.
 
         Its volumes, if there are any, have been filled.
-
-        Raises:
-            Fault: the script cannot be written.
         """
-        told, script, _ = self._init(request, waits=True)
-        with closing_memfd(script) as memfd:
-            return self._channel.post("prepare", cast(Message, told), [memfd])
+        with closing_memfd(init.script) as memfd:
+            return self._channel.post("prepare", cast(Message, init.told), [memfd])
 
     async def release(self, container: str, request: Callable[[], StartRequest]) -> tuple[int, int]:
         """Start what is prepared: as ``start``, whose request is asked for if there is a fault to be put in words.
@@ -151,8 +173,7 @@ class MonitorClient:
 
     def _in_words(self, failed: ScriptFailed, container: str, request: Callable[[], StartRequest]) -> Fault:
         try:
-            *_, words = self._init(request(), waits=True)
-            return words().fault(failed.at, failed.errno)
+            return write_init(request(), waits=True).words().fault(failed.at, failed.errno)
         except (Fault, OSError) as error:
             message = f"call {failed.at} of its script failed, and what it means cannot be told: {error}"
             return HostFault(message, step="start", object=container, errno=failed.errno)
@@ -169,26 +190,14 @@ class MonitorClient:
             StartRefused: for a reason of the request or the image.
             Fault: any other: it can be tried again.
         """
-        told, script, words = self._init(request)
+        init = write_init(request)
         if request["volumes"]:
             rootfs, volumes, cgroup = request["rootfs"], request["volumes"], request["cgroup"]
             fill: FillRequest = {"rootfs": rootfs, "volumes": volumes, "cgroup": cgroup}
             await self._plain("fill_volumes", cast(Message, fill), timeout)
-        result, descriptors = await self._birth("start", cast(Message, told), script, words, timeout)
+        result, descriptors = await self._birth("start", cast(Message, init.told), init.script, init.words, timeout)
         self._expect(descriptors, 0, "start")
         return int(result["pid"]), int(result["started_at"])
-
-    def _init(
-        self, request: StartRequest, *, waits: bool = False
-    ) -> tuple[ContainerBirth, bytes, Callable[[], Script]]:
-        seccomp = births.read_seccomp(request["seccomp"])
-
-        def write(asked: Any) -> Script:
-            return births.container_script(asked, seccomp, waits=waits)
-
-        names, essence = births.cgroup_names(request["cgroup"]), births.container_essence(request)
-        script = _TEMPLATES.script(("init", waits, seccomp), essence, write, names)
-        return births.container_told(request), script, functools.partial(write, request)
 
     async def signal(self, container: str, number: int) -> None:
         """Signal the main process of a container."""

@@ -24,7 +24,7 @@ from cri.propagation import check_propagation
 from cri.state.journal import Operation
 from cri.state.records import ContainerRecord, ContainerState, SandboxRecord, SandboxState
 from cri.state.store import container_key
-from cri.steps.container import plan_create_steps
+from cri.steps.container import PrepareInit, plan_create_steps, plan_init
 from cri.timeline import to_records
 from cri.validate.container import PodFacts, validate_create_container
 from proto import api_pb2 as api
@@ -74,11 +74,17 @@ async def make_from_image(
         read_device_facts(config),
     )
     steps = plan_create_steps(plan, host.pod_directory(sandbox_id))
-    host.planned[id] = plan, image.record.layers
+
+    def write_init() -> None:
+        if any(isinstance(step, PrepareInit) for step in steps):
+            host.planned[id] = plan_init(host, plan, image.record.layers)
+
     try:
-        await intent.carry_out(host, operation, steps, lambda stages: record_created(config, plan, image, stages))
+        await intent.carry_out(
+            host, operation, steps, lambda stages: record_created(config, plan, image, stages), meanwhile=write_init
+        )
     finally:
-        del host.planned[id]
+        host.planned.pop(id, None)
 
 
 def pod_facts(host: Host, sandbox: SandboxRecord) -> PodFacts:

@@ -74,6 +74,7 @@ class Database:
         durable: bool = False,
         urgent: bool = False,
         begins: bool = False,
+        meanwhile: Callable[[], None] | None = None,
     ) -> T:
         """``work`` in one transaction; its result once that is committed.
 
@@ -81,7 +82,8 @@ class Database:
         the caller was cancelled meanwhile: what mirrors the rows in memory belongs there.
         ``urgent`` is for what frees things or records what has happened: it may use the reserve
         on a full disk. ``begins`` is for what makes something new: while the reserve is used up
-        it is refused, for it would take the room of what is urgent.
+        it is refused, for it would take the room of what is urgent. ``meanwhile()`` is called
+        on the event loop while the writer thread works; it must not raise.
 
         Raises:
             sqlite3.IntegrityError: a constraint of the tables refused.
@@ -93,6 +95,8 @@ class Database:
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         deliver = self._delivery.to(future, then)
         self._submit(Job(work, deliver, durable, urgent, begins))
+        if meanwhile is not None:
+            meanwhile()
         return await future
 
     def run_sync(self, work: Callable[[sqlite3.Connection], T], *, durable: bool = False, urgent: bool = False) -> T:

@@ -93,9 +93,11 @@ class Store:
         deletes: Iterable[Record] = (),
         begin: OperationRecord | None = None,
         end: str | None = None,
+        meanwhile: Callable[[], None] | None = None,
     ) -> None:
         """One transaction: ``puts`` and ``deletes`` of records, ``begin`` an operation in
-        the journal, ``end`` (its key) mark one as done and not yet delivered.
+        the journal, ``end`` (its key) mark one as done and not yet delivered. ``meanwhile``
+        as in ``Database.run``.
 
         What is deleted takes its operation along. All but ``begin`` works on a full disk;
         that is refused as soon as others need the reserve.
@@ -124,7 +126,7 @@ class Store:
                 if operation is not None:
                     self.operations[operation.key] = operation
 
-        await self.database.run(write, then=mirror, urgent=begin is None, begins=begin is not None)
+        await self.database.run(write, then=mirror, urgent=begin is None, begins=begin is not None, meanwhile=meanwhile)
 
     async def put_sandbox(self, record: SandboxRecord) -> None:
         await self.commit(puts=(record,))

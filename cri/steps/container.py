@@ -18,7 +18,7 @@ import time
 
 import msgspec
 
-from cri.host import Host, LivePod
+from cri.host import Host, LivePod, PlannedInit
 from cri.plan.container import ContainerPlan, plan_in_force, start_request
 from cri.plan.document import decode, dump_json
 from cri.plan.resources import plan_resources
@@ -31,8 +31,8 @@ from runtime.cgroups import layout as cgroup_layout
 from runtime.cgroups import tree
 from runtime.cgroups.limits import apply_writes, clamped_oom_score_adj
 from runtime.cgroups.resources import Resources, plan_writes
-from runtime.errors import DeadlineExceeded, FailedPrecondition, NotFound, Unavailable
-from runtime.monitor_client import MonitorClient
+from runtime.errors import DeadlineExceeded, FailedPrecondition, Fault, NotFound, Unavailable
+from runtime.monitor_client import MonitorClient, write_init
 from runtime.rootfs.overlay import take_over_attributes
 from runtime.spec import StartRequest
 
@@ -100,13 +100,14 @@ class PrepareInit(msgspec.Struct, frozen=True, tag="prepare_init"):
         return "prepare the container's first process"
 
     async def apply(self, host: Host) -> None:
-        pod = host.pods.get(self.sandbox)
-        if pod is None:
+        pod, planned = host.pods.get(self.sandbox), host.planned.get(self.container)
+        if pod is None or planned is None:
             return
         try:
-            if pod.monitor.prepare(mountable_request(host, *host.planned[self.container])):
+            take_over_attributes(planned.rootfs["lowerdirs"][0], planned.rootfs["upperdir"])
+            if pod.monitor.prepare(planned.init):
                 pod.prepared.add(self.container)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the start will meet it again, and tell
+        except (Fault, OSError) as error:
             LOG.info("not prepared: %s", error, extra={"container_id": self.container})
 
     async def undo(self, host: Host) -> None:
@@ -153,6 +154,16 @@ class StartInit(msgspec.Struct, frozen=True, tag="start_init"):
 
 
 ContainerStep = MakeContainerDirectories | MakeContainerCgroup | PrepareInit | StartInit
+
+
+def plan_init(host: Host, plan: ContainerPlan, layers: tuple[str, ...]) -> PlannedInit | None:
+    """What ``PrepareInit`` will have born; None if it cannot be written, which the start will find out, and tell."""
+    try:
+        request = request_of(host, plan, layers)
+        return PlannedInit(write_init(request, waits=True), request["rootfs"])
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is the start's
+        LOG.info("not prepared: %s", error, extra={"container_id": plan.id})
+        return None
 
 
 async def discard_prepared(host: Host, sandbox: str, container: str) -> None:

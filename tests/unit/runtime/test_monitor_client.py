@@ -16,7 +16,7 @@ from runtime import births, channel
 from runtime.channel import Message
 from runtime.errors import HostFault, NotFound, NotSupported, ScriptFailed
 from runtime.linux.spawn import MAGIC
-from runtime.monitor_client import MonitorClient
+from runtime.monitor_client import MonitorClient, write_init
 from tests.descriptors import open_descriptors
 
 T = TypeVar("T")
@@ -132,7 +132,7 @@ async def test_a_script_is_sent_as_it_would_be_written_whatever_was_sent_before(
 
 
 async def test_what_is_prepared_waits_in_its_script_and_is_released_by_its_name(played: Played) -> None:
-    assert played.client.prepare(start())
+    assert played.client.prepare(write_init(start(), waits=True))
     received = channel.receive(played.far)
     assert received is not None
     (memfd,) = received[1]

@@ -314,3 +314,13 @@ async def test_a_file_of_a_newer_crisp_is_refused(tmp_path: Path) -> None:
     await opened.close()
     with pytest.raises(FailedPrecondition, match="newer crisp"):
         await Database.open(tmp_path / "state.db")
+
+
+async def test_what_is_to_be_done_meanwhile_is_done_before_the_result_is_there(database: Database) -> None:
+    order: list[str] = []
+    pending = database.run(
+        insert("a"), then=lambda _: order.append("committed"), meanwhile=lambda: order.append("meanwhile")
+    )
+    assert order == []
+    await pending
+    assert order == ["meanwhile", "committed"]

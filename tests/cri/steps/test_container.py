@@ -67,6 +67,9 @@ async def test_a_container_starts_as_well_when_what_was_prepared_has_been_killed
     id = await crisp.create(await crisp.run_pod())
     pid = await prepared_pid(crisp, id)
     os.kill(pid, signal.SIGKILL)
+    async with asyncio.timeout(10):
+        while os.path.exists(f"/proc/{pid}"):
+            await asyncio.sleep(0.005)
     await crisp.start(id)
     assert crisp.host.store.containers.get(id).pid != pid
 

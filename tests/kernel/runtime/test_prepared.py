@@ -14,6 +14,7 @@ import pytest
 from runtime import exits, prepared
 from runtime.errors import AlreadyExists, FailedPrecondition, HostFault, NotFound, StartRefused
 from runtime.linux.capabilities import mask
+from runtime.linux.numbers import NUMBERS
 from runtime.program import LAUNCH
 from tests.descriptors import open_descriptors
 from tests.kernel.runtime.containers import DEFAULT_CAPABILITIES, Image, needs_busybox
@@ -49,7 +50,8 @@ def request(image: Image, *args: str, **changes: Any) -> Any:
 def waiting(pod: Driven) -> int:
     """The pid of the process that waits."""
     (pid,) = pod.monitor.pod.children._children
-    wait_state(pod, pid, "S")
+    waits = str(NUMBERS["recvfrom"])
+    pod.turn_until(lambda: Path(f"/proc/{pid}/syscall").read_text().split()[0] == waits)
     return pid
 
 

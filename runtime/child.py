@@ -19,7 +19,7 @@ from runtime.errors import HostFault, StartRefused
 from runtime.linux.libc import AT_EMPTY_PATH, AT_FDCWD
 from runtime.linux.script import At, Loaded, Script, Slot, load
 from runtime.linux.spawn import RELEASE
-from runtime.spec import CgroupDirs
+from runtime.spec import CgroupDirs, Process
 
 STDIO = ("stdin", "stdout", "stderr")
 """Names of the given descriptors that become 0, 1 and 2."""
@@ -31,6 +31,23 @@ _MODE, _RDEV = 28, 128  # of stx_mode, and of stx_rdev_major and _minor, in stru
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _JOIN_SESSION_KEYRING = 1
+
+
+def begin(
+    script: Script, described: Process, cgroup: CgroupDirs, streams: tuple[Slot, Slot, Slot] | None = None
+) -> None:
+    """The first part of the way of what runs in a container: out of the monitor and into its cgroups.
+
+    ``streams`` as in ``take_stdio``.
+    """
+    with script.step("leave the monitor"):
+        leave_monitor(script)
+        take_stdio(script, streams)
+    with script.step("join the control groups"):
+        join_cgroups(script, cgroup)
+    with script.step("set the oom score"):
+        if "oomScoreAdj" in described:
+            set_oom_score_adj(script, described["oomScoreAdj"])
 
 
 def leave_monitor(script: Script) -> None:

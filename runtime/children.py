@@ -218,24 +218,12 @@ class Children:
         Raises:
             OSError: the cgroup, the PID namespace or the process could not be had; there is no child.
         """
-        ours, theirs = channel.pair()
-        cgroup, pid = None, -1
-        try:
-            if birth.cgroup is not None:
-                cgroup = kill.open_v2(birth.cgroup)
-            place, flags = birth.pid_namespace, birth.flags
-            pid = spawn.spawn(program, script, theirs.fileno(), given, cgroup=cgroup, pid_namespace=place, flags=flags)
-            child = self._children[pid] = Child(birth, pid, ours, self._loop)
-            return child
-        except BaseException:
-            ours.close()
-            if pid > 0:
-                os.kill(pid, signal.SIGKILL)
-            raise
-        finally:
-            if cgroup is not None:
-                os.close(cgroup)
-            theirs.close()
+
+        def bear(cgroup: int | None, report: int) -> int:
+            where = {"cgroup": cgroup, "pid_namespace": birth.pid_namespace}
+            return spawn.spawn(program, script, report, given, flags=birth.flags, **where)
+
+        return self._bear(birth, bear)
 
     def fork(self, birth: Birth, run: Callable[[int], NoReturn]) -> Child:
         """A copy of this process that calls ``run`` with the report socket; it answers and ends with os._exit.
@@ -243,14 +231,23 @@ class Children:
         Raises:
             OSError: the cgroup or the process could not be had; there is no child.
         """
+
+        def bear(cgroup: int | None, report: int) -> int:
+            pid = process.fork_into(cgroup)
+            if pid == 0:
+                _run_child(run, report)
+            return pid
+
+        return self._bear(birth, bear)
+
+    def _bear(self, birth: Birth, bear: Callable[[int | None, int], int]) -> Child:
+        """``bear`` makes the child, in the v2 cgroup and with its end of the report, both descriptors; its pid."""
         ours, theirs = channel.pair()
         cgroup, pid = None, -1
         try:
             if birth.cgroup is not None:
                 cgroup = kill.open_v2(birth.cgroup)
-            pid = process.fork_into(cgroup)
-            if pid == 0:
-                _run_child(run, theirs.fileno())
+            pid = bear(cgroup, theirs.fileno())
             child = self._children[pid] = Child(birth, pid, ours, self._loop)
             return child
         except BaseException:

@@ -14,16 +14,7 @@ import errno
 import os
 
 from runtime import identity
-from runtime.child import (
-    STDIO,
-    enter_cwd,
-    given_stdio,
-    join_cgroups,
-    leave_monitor,
-    own_stdio,
-    set_oom_score_adj,
-    take_stdio,
-)
+from runtime.child import STDIO, begin, enter_cwd, given_stdio, own_stdio
 from runtime.errors import Fault, StartRefused
 from runtime.init import stdio_numbers
 from runtime.linux import namespaces
@@ -58,14 +49,7 @@ def plan_command(request: ExecRequest, seccomp: bytes | None) -> Script:
     script = Script([*STDIO, "target"])
     command = request["process"]
     directory = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-    with script.step("leave the monitor"):
-        leave_monitor(script)
-        take_stdio(script, given_stdio(script))
-    with script.step("join the control groups"):
-        join_cgroups(script, request["cgroup"])
-    with script.step("set the oom score"):
-        if "oomScoreAdj" in command:
-            set_oom_score_adj(script, command["oomScoreAdj"])
+    begin(script, command, request["cgroup"], given_stdio(script))
     with script.step("join the container", request["container"]):
         # The kernel puts the root and the directory inside.
         target, ended = script.given["target"], {errno.ESRCH: (StartRefused, "has ended")}

@@ -18,17 +18,7 @@ from __future__ import annotations
 import os
 
 from runtime import identity
-from runtime.child import (
-    STDIO,
-    enter_cwd,
-    given_stdio,
-    join_cgroups,
-    leave_monitor,
-    own_stdio,
-    set_oom_score_adj,
-    take_stdio,
-    wait_released,
-)
+from runtime.child import STDIO, begin, enter_cwd, given_stdio, own_stdio, wait_released
 from runtime.errors import StartRefused
 from runtime.linux import mount, namespaces, trees
 from runtime.linux.libc import AT_FDCWD
@@ -60,10 +50,10 @@ def plan_init(request: StartRequest, seccomp: bytes | None, joined: frozenset[st
     script = Script([*STDIO, *sorted(joined)])
     spec = request["spec"]
     described = spec["process"]
-    with script.step("leave the monitor"):
-        leave_monitor(script)
-        take_stdio(script, None if described["terminal"] else given_stdio(script))
-    opened = _open_host_side(script, request)
+    begin(script, described, request["cgroup"], None if described["terminal"] else given_stdio(script))
+    with script.step("open the mount sources"):
+        mounts.make_missing_sources(script, request["missing_sources"])
+        opened = compose.open_mounts(script, request)
     with script.step("enter the namespaces"):
         _enter_namespaces(script, spec, joined)
     with script.step("mount the root filesystem"):
@@ -97,19 +87,6 @@ def plan_init(request: StartRequest, seccomp: bytes | None, joined: frozenset[st
 def stdio_numbers(terminal: bool, stdin: bool) -> tuple[int, ...]:
     """Those of 0, 1 and 2 that are pipes or a terminal, not the null device."""
     return (0, 1, 2) if terminal or stdin else (1, 2)
-
-
-def _open_host_side(script: Script, request: StartRequest) -> list[compose.Opened]:
-    """Everything that needs the host's mount namespace: control groups, /proc, and the mounts' host sides."""
-    described = request["spec"]["process"]
-    with script.step("join the control groups"):
-        join_cgroups(script, request["cgroup"])
-    with script.step("set the oom score"):
-        if "oomScoreAdj" in described:
-            set_oom_score_adj(script, described["oomScoreAdj"])
-    with script.step("open the mount sources"):
-        mounts.make_missing_sources(script, request["missing_sources"])
-        return compose.open_mounts(script, request)
 
 
 def _enter_namespaces(script: Script, spec: Spec, joined: frozenset[str]) -> None:

@@ -1,4 +1,4 @@
-"""Files by descriptor: openat2(2), fstatfs(2), getcwd(2), sealed memfds.
+"""Files by descriptor: openat2(2), fstatfs(2), sealed memfds.
 
 ``runtime.rootfs.resolve`` builds the rules for paths in a container on this.
 
@@ -38,7 +38,6 @@ _STATFS_BYTES = 256  # struct statfs is 120 bytes on 64-bit machines
 
 _openat2 = libc.syscall(c_int, c_char_p, c_char_p, c_size_t)
 _fstatfs = libc.function("fstatfs", c_int, c_char_p)
-_getcwd = libc.syscall(c_char_p, c_size_t)
 
 
 def openat2(dir_fd: int, path: str | bytes, flags: int, resolve: int, mode: int = 0) -> int:
@@ -64,18 +63,6 @@ def magic(fd: int) -> int:
     if _fstatfs(fd, buffer) < 0:
         raise libc.failed("fstatfs")
     return int.from_bytes(buffer.raw[:8], "little") & 0xFFFFFFFF
-
-
-def getcwd() -> bytes:
-    """The kernel's own answer, which begins with ``(unreachable)`` outside the root.
-
-    The C library's getcwd would go looking by itself in that case.
-    """
-    buffer = ctypes.create_string_buffer(4096)
-    length = _getcwd(libc.NR_GETCWD, buffer, len(buffer))
-    if length < 0:
-        raise libc.failed("getcwd")
-    return buffer.raw[: length - 1]
 
 
 def sealed_memfd(name: str, content: bytes) -> int:

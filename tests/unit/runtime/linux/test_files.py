@@ -35,19 +35,6 @@ def test_the_file_system_of_a_descriptor_is_told(path: str, magic: int) -> None:
         files.magic(fd)
 
 
-def test_the_working_directory_is_the_kernel_s_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert files.getcwd() == os.fsencode(os.path.realpath(tmp_path))
-    gone = tmp_path / "gone"
-    gone.mkdir()
-    monkeypatch.chdir(gone)
-    gone.rmdir()
-    with pytest.raises(SyscallError) as failed:
-        files.getcwd()
-    assert failed.value.errno == errno.ENOENT
-    monkeypatch.chdir(tmp_path)
-
-
 def test_a_sealed_memfd_cannot_be_changed() -> None:
     fd = files.sealed_memfd("test", b"content" * 1000)
     try:

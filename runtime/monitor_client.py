@@ -156,15 +156,18 @@ class MonitorClient:
         with closing_memfd(init.script) as memfd:
             return self._channel.post("prepare", cast(Message, init.told), [memfd])
 
-    async def release(self, container: str, request: Callable[[], StartRequest]) -> tuple[int, int]:
+    async def release(
+        self, container: str, request: Callable[[], StartRequest], timeout: float = DEFAULT_TIMEOUT
+    ) -> tuple[int, int]:
         """Start what is prepared: as ``start``, whose request is asked for if there is a fault to be put in words.
 
         Raises:
             NotFound: it is not prepared any more: ``discard`` and ``start`` it.
+            DeadlineExceeded: somebody who shares its PID namespace keeps it stopped, or its program cannot be read.
             Fault: as ``start``.
         """
         try:
-            result = await self._plain("release", {"container": container}, None)
+            result = await self._plain("release", {"container": container}, timeout)
         except NotSupported as older:
             raise NotFound("the monitor is of an older crisp", object=container) from older
         except ScriptFailed as failed:

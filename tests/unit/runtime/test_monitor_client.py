@@ -14,7 +14,7 @@ import pytest
 
 from runtime import births, channel
 from runtime.channel import Message
-from runtime.errors import HostFault, NotFound, NotSupported, ScriptFailed
+from runtime.errors import DeadlineExceeded, HostFault, NotFound, NotSupported, ScriptFailed
 from runtime.linux.spawn import MAGIC
 from runtime.monitor_client import MonitorClient, write_init
 from tests.descriptors import open_descriptors
@@ -170,6 +170,11 @@ async def test_a_monitor_that_knows_nothing_of_it_has_nothing_prepared(played: P
     with pytest.raises(NotFound, match="older"):
         await refused(played, played.client.release("c", start), NotSupported("unknown operation 'release'"))
     await refused(played, played.client.discard("c"), NotSupported("unknown operation 'discard'"))
+
+
+async def test_a_release_that_is_not_answered_does_not_wait_for_ever(played: Played) -> None:
+    with pytest.raises(DeadlineExceeded):
+        await played.client.release("c", start, timeout=0.01)
 
 
 async def test_a_failed_call_is_told_even_where_there_are_no_words_for_it(played: Played) -> None:

@@ -46,7 +46,10 @@ async def status(host: Host, request: api.StatusRequest, _context: Any) -> api.S
     ]
     handlers = [
         api.RuntimeHandler(
-            name=name, features=api.RuntimeHandlerFeatures(recursive_read_only_mounts=True, user_namespaces=False)
+            name=name,
+            features=api.RuntimeHandlerFeatures(
+                recursive_read_only_mounts=host.facts.recursive_read_only, user_namespaces=False
+            ),
         )
         for name in HANDLERS
     ]
@@ -111,7 +114,7 @@ async def network_info(host: Host) -> dict[str, Any]:
     return {
         "provider": "bridge",
         "bridge": host.settings.network.bridge,
-        "subnets": (host.meta.get(POD_CIDR) or ",".join(host.settings.network.subnets)).split(","),
+        "subnets": cidr.split(",") if (cidr := host.meta.get(POD_CIDR)) else list(host.settings.network.subnets),
         "ready": found.ready,
         "reason": found.reason,
         "message": found.message,
@@ -128,8 +131,12 @@ async def update_runtime_config(
     """The PodCIDR of this node: stored, and used for pods that come."""
     networks = validate_update_runtime_config(request)
     cidr = ",".join(networks)
-    if cidr and cidr != host.meta.get(POD_CIDR):
+
+    async def work() -> None:
         await host.network["bridge"].set_subnets(networks)
         await host.pool.flush()
         await host.meta.set(POD_CIDR, cidr)
+
+    if cidr and cidr != host.meta.get(POD_CIDR):
+        await host.operations.join(f"pod cidr {cidr}", work)  # a client that leaves leaves nothing half done
     return api.UpdateRuntimeConfigResponse()

@@ -42,6 +42,8 @@ def check_mounts(mounts: Iterable[api.Mount], host: HostFacts, field: str) -> No
             raise not_yet(where, "idmapped mounts")
         if mount.recursive_read_only and not host.recursive_read_only:
             raise FailedPrecondition("the kernel has no recursive read-only mounts (mount_setattr)", object=where)
+        if mount.selinux_relabel and host.selinux:
+            raise not_yet(where, "SELinux labels")
 
 
 def check_destination(path: str, field: str) -> None:

@@ -235,7 +235,8 @@ def _plan_unified(asked: Resources, layout: Layout) -> list[Write]:
                 "not the name of a v2 controller's file, or not a value", step=_STEP, object=repr(key)
             )
         controller = key.partition(".")[0]
-        if controller not in layout.v2_controllers:
+        same_in_v1 = key == "pids.max" and layout.root("pids") is not None
+        if controller not in layout.v2_controllers and not same_in_v1:
             message = f"the host's v2 tree does not have the controller {controller}"
             raise FailedPrecondition(message, step=_STEP, object=key)
         writes.append(Write(controller, key, value))

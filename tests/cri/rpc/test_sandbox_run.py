@@ -56,6 +56,10 @@ async def test_pause_lives_below_the_given_cgroup_which_is_not_ours(crisp: Crisp
         id = await crisp.run_pod(config)
         pause = crisp.host.store.sandboxes.get(id).pause_pid
         assert f"{parent}/{id}" in Path(f"/proc/{pause}/cgroup").read_text()
+        monitor = crisp.host.store.sandboxes.get(id).monitor
+        assert monitor is not None
+        own = Path("/proc/self/cgroup").read_text()
+        assert Path(f"/proc/{monitor.pid}/cgroup").read_text() == own, "no limit of the pod ends it"
         await crisp.runtime.RemovePodSandbox(api.RemovePodSandboxRequest(pod_sandbox_id=id))
         assert all(os.path.isdir(root + parent) for root in roots)
     finally:

@@ -73,6 +73,12 @@ def test_an_old_kernel_has_no_recursive_read_only_mounts(host: HostFacts) -> Non
         check_mounts([mount("readonly: true recursive_read_only: true")], old, "m")
 
 
+def test_labels_are_refused_where_the_host_has_some(host: HostFacts) -> None:
+    check_mounts([mount("selinux_relabel: true")], msgspec.structs.replace(host, selinux=False), "m")
+    with pytest.raises(FailedPrecondition, match="SELinux labels"):
+        check_mounts([mount("selinux_relabel: true")], msgspec.structs.replace(host, selinux=True), "m")
+
+
 @pytest.mark.parametrize("path", sorted(LXCFS))
 def test_the_files_of_lxcfs_may_be_replaced(path: str) -> None:
     check_destination(path, "m")

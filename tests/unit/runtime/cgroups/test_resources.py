@@ -227,3 +227,8 @@ def test_a_unified_key_of_a_controller_that_v2_lacks_is_refused() -> None:
         plan_writes(Resources(unified={"misc.max": "1"}), V2)
     with pytest.raises(FailedPrecondition, match="memory"):
         plan_writes(Resources(unified={"memory.high": "1"}), V1)
+
+
+@pytest.mark.parametrize("layout", [V1, V2])
+def test_the_limit_of_processes_has_one_name_in_both_trees(layout: Layout) -> None:
+    assert plan_writes(Resources(unified={"pids.max": "77"}), layout).writes == (Write("pids", "pids.max", "77"),)

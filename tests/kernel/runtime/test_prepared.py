@@ -194,9 +194,9 @@ def test_one_that_somebody_has_stopped_goes_on_when_it_is_released(pod: Driven, 
 
 
 def test_it_does_not_wait_for_ever(pod: Driven, image: Image, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prepared, "SECONDS", 0.2)
+    monkeypatch.setattr(prepared, "SECONDS", 0.5)
     pod.do("prepare", request(image, "true"))
-    pid = waiting(pod)
+    (pid,) = pod.monitor.pod.children._children
     pod.turn_until(lambda: not pod.monitor.pod.prepared)
     assert not os.path.exists(f"/proc/{pid}")
 
@@ -204,8 +204,8 @@ def test_it_does_not_wait_for_ever(pod: Driven, image: Image, monkeypatch: pytes
 def test_what_was_released_is_left_alone_by_the_clock(
     pod: Driven, image: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prepared, "SECONDS", 0.1)
-    pod.do("prepare", request(image, "sh", "-c", "sleep 0.4; exit 5"))
+    monkeypatch.setattr(prepared, "SECONDS", 1.0)
+    pod.do("prepare", request(image, "sh", "-c", "sleep 1.5; exit 5"))
     pod.do("release", ONE)
     assert exit_of(pod)["code"] == 5
 

@@ -90,6 +90,7 @@ class Kubelet:
 
     def start(self) -> None:
         """Returns once it is healthy."""
+        self._share_root()
         with open(self.folder / "log", "ab") as log:
             self._process = subprocess.Popen(
                 [
@@ -104,6 +105,15 @@ class Kubelet:
                 stderr=log,
             )
         wait_for(self._is_healthy, f"kubelet to be healthy; its log is {self.folder}/log", PATIENCE)
+
+    def _share_root(self) -> None:
+        """Make its folder a shared mount, once. It would do so itself, beside a rename in that folder, which
+        fails with EXDEV if the mount appears between the look-ups of its two names; and then it ends."""
+        root = self.folder / "root"
+        if not root.exists():
+            root.mkdir()
+            subprocess.run(["mount", "--bind", root, root], check=True)
+            subprocess.run(["mount", "--make-rshared", root], check=True)
 
     def _is_healthy(self) -> bool:
         assert self._process is not None and self._process.poll() is None, self.log_tail()

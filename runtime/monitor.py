@@ -50,6 +50,7 @@ class Monitor:
         """``launch`` is a descriptor of the program of that name, which stays the caller's."""
         self._name = ""
         self._directory = -1
+        self._shut = False
         self._closing: Reply | None = None
         self.loop = Loop(self._on_fault)
         children = Children(self.loop, self._on_last_child)
@@ -220,7 +221,7 @@ class Monitor:
 
     def _op_shutdown(self, args: Message, reply: Reply) -> None:
         """Kill all that is left of the pod, answer, and end."""
-        self._closing = reply
+        self._shut, self._closing = True, reply
         for container in self.pod.containers.values():
             if container.state != "exited":
                 container.kill()
@@ -258,7 +259,7 @@ class Monitor:
 
     def _make_room(self) -> None:
         """For one more container."""
-        if self._closing is not None:
+        if self._shut:
             raise FailedPrecondition("the pod is being shut down", object=self._name)
         if len(self.pod.containers) >= REMEMBERED:
             self._forget_oldest()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 from collections.abc import Callable
@@ -82,6 +83,8 @@ async def run(settings: Settings, reload: Reload) -> None:
         host.tasks.spawn("watchdog", feed_watchdog())
         host.tasks.spawn("pool", host.pool.keep_full())
         host.tasks.spawn("look for leaks", watch_leaks(host))
+        gc.collect()
+        gc.freeze()  # what is there by now stays: the collector need not walk it in the middle of a request
         notify("READY=1")
         LOG.info("serving on %s, instance %s, root %s", listen_path, host.instance, host.root)
         await stopping.wait()

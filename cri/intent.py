@@ -73,10 +73,8 @@ async def carry_out(
     steps: Sequence[AnyStep],
     finish: Finish,
     done: Collection[str] = (),
-    meanwhile: Callable[[], None] | None = None,
 ) -> None:
     """Record the intent, apply ``steps`` (but for those ``done`` before), store what ``finish`` makes of it.
-    ``meanwhile`` is what can be thought out while the intent is on its way to the disk; it must not raise.
 
     Raises:
         RollbackFailed: what is left stands in the journal. The next try undoes it first,
@@ -87,7 +85,7 @@ async def carry_out(
     run = host.execution(operation.kind, stages)
     try:
         await settle_debt(host, operation.key)
-        await host.store.commit(begin=operation.record(encode(steps)), meanwhile=meanwhile)
+        await host.store.commit(begin=operation.record(encode(steps)))
     except BaseException:
         for failure in await undo_steps([step for step in steps if step.name in done], run, operation.kind):
             LOG.warning("%s", failure, extra={"object_id": operation.object_id})

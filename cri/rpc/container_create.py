@@ -75,14 +75,10 @@ async def make_from_image(
     )
     steps = plan_create_steps(plan, host.pod_directory(sandbox_id))
 
-    def write_init() -> None:
-        if any(isinstance(step, PrepareInit) for step in steps):
-            host.planned[id] = plan_init(host, plan, image.record.layers)
-
+    if any(isinstance(step, PrepareInit) for step in steps):
+        host.planned[id] = plan_init(host, plan, image.record.layers)
     try:
-        await intent.carry_out(
-            host, operation, steps, lambda stages: record_created(config, plan, image, stages), meanwhile=write_init
-        )
+        await intent.carry_out(host, operation, steps, lambda stages: record_created(config, plan, image, stages))
     finally:
         host.planned.pop(id, None)
 

@@ -1,6 +1,6 @@
-"""A function that wants a transaction, and one commit for several of them.
+"""A function that wants a transaction, one commit for several of them, and the way back to the loop.
 
-``cri.state.database`` gathers what waits and calls this in its writer thread.
+``cri.state.database`` gathers what waits, and calls this with the connection.
 
 Invariant: a function that fails takes back its own writes and nobody else's, and each is told
 how it went.
@@ -8,20 +8,27 @@ how it went.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def _ignore(result: Any, error: BaseException | None) -> None:
+    """Of a job whose caller looks at it himself."""
 
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """``finish(result, error)`` is called in the writer thread, once, after the commit. ``urgent`` and
+    """``finish(result, error)`` is called by the writer thread, once, after the commit. ``urgent`` and
     ``begins`` as in ``cri.state.database.Database.run``."""
 
     work: Callable[[sqlite3.Connection], Any]
-    finish: Callable[[Any, BaseException | None], None]
+    finish: Callable[[Any, BaseException | None], None] = _ignore
     durable: bool = False
     urgent: bool = False
     begins: bool = False
@@ -81,3 +88,45 @@ def run_job(connection: sqlite3.Connection, job: Job, alone: bool) -> None:
             connection.execute("ROLLBACK TO job")
     if not alone:
         connection.execute("RELEASE job")
+
+
+class Delivery:
+    """Carries finished jobs to the event loop, one wake-up for a whole batch."""
+
+    def __init__(self) -> None:
+        self._ready: list[Callable[[], None]] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def to(
+        self, future: asyncio.Future[T], then: Callable[[T], None] | None
+    ) -> Callable[[Any, BaseException | None], None]:
+        """The ``finish`` of a job whose caller awaits ``future``; called on the loop."""
+        self._loop = future.get_loop()
+
+        def settle(result: Any, error: BaseException | None) -> None:
+            if error is None and then is not None:
+                try:
+                    then(result)
+                except Exception as failure:  # noqa: BLE001 the caller hears of it as of any other failure
+                    error = failure
+            if future.done():  # the caller was cancelled
+                return
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+
+        return lambda result, error: self._ready.append(lambda: settle(result, error))
+
+    def wake(self) -> None:
+        """Called in the writer thread after a batch."""
+        if not self._ready or self._loop is None:
+            return
+        ready, self._ready = self._ready, []
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(call_all, ready)
+
+
+def call_all(functions: list[Callable[[], None]]) -> None:
+    for function in functions:
+        function()

@@ -1,13 +1,15 @@
-"""One SQLite file, one connection, one thread that uses it.
+"""One SQLite file, one connection, one function at a time that uses it.
 
-The event loop hands functions over with ``run``, other threads with ``run_sync``;
-each function is one transaction of its own. Functions that wait at the same time
-share one commit (``cri.state.batch``). ``cri.state.file`` opens the file, ``cri.state.schema``
-has the tables.
+The event loop calls ``run``, other threads ``run_sync``; each function is one
+transaction of its own. While nothing waits, the loop carries it out itself: a commit
+that is not durable writes a few pages to memory of the kernel's, which is less work
+than waking a thread. All else goes to the writer thread, where functions that wait
+at the same time share one commit (``cri.state.batch``). ``cri.state.file`` opens the
+file, ``cri.state.schema`` has the tables.
 
-Invariant: only the writer thread touches the connection, functions run in the
-order in which they were handed over, and a caller is told of success only after
-the commit. A write survives a killed process at once (WAL, synchronous NORMAL);
+Invariant: functions run one after the other, in the order in which they were handed
+over, and a caller is told of success only after the commit. The loop never waits for
+the connection. A write survives a killed process at once (WAL, synchronous NORMAL);
 with ``durable`` it survives a power cut too.
 """
 
@@ -19,12 +21,13 @@ import logging
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cri.state.batch import Job, commit_again, commit_batch
+from cri.state.batch import Delivery, Job, commit_again, commit_batch
 from cri.state.file import fault_of, fold_in, is_full, make_reserve, open_file, refusal, reserve_path
 from runtime.errors import Unavailable
 
@@ -37,6 +40,14 @@ BATCH = 64
 IDLE_CHECKPOINT = 0.5
 """Seconds without work after which the log is folded into the file, away from any request."""
 
+SLOW, WARY = 0.02, 5.0
+"""A commit that kept the loop longer than the first (seconds) tells of a disk in trouble: for the second
+all go to the writer thread."""
+
+
+STIR = Job(lambda connection: None)
+"""Tells the writer thread that there will be something to fold in."""
+
 
 class Database:
     """Use ``await Database.open(path)``; end with ``await close()``."""
@@ -45,6 +56,14 @@ class Database:
         self._path = path
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._opened: Future[None] = Future()
+        self._connection: sqlite3.Connection | None = None
+        self._in_use = threading.Lock()
+        self._counting = threading.Lock()
+        self._user = 0
+        self._waiting = 0
+        self._used = 0.0
+        self._stirred = False
+        self._wary_until = 0.0
         self._closed = False
         self._delivery = Delivery()
         self._thread = threading.Thread(target=self._serve, name="crisp-state", daemon=True)
@@ -74,7 +93,6 @@ class Database:
         durable: bool = False,
         urgent: bool = False,
         begins: bool = False,
-        meanwhile: Callable[[], None] | None = None,
     ) -> T:
         """``work`` in one transaction; its result once that is committed.
 
@@ -82,8 +100,7 @@ class Database:
         the caller was cancelled meanwhile: what mirrors the rows in memory belongs there.
         ``urgent`` is for what frees things or records what has happened: it may use the reserve
         on a full disk. ``begins`` is for what makes something new: while the reserve is used up
-        it is refused, for it would take the room of what is urgent. ``meanwhile()`` is called
-        on the event loop while the writer thread works; it must not raise.
+        it is refused, for it would take the room of what is urgent.
 
         Raises:
             sqlite3.IntegrityError: a constraint of the tables refused.
@@ -92,16 +109,16 @@ class Database:
             Unavailable: it is closed.
             Exception: what ``work`` raised; nothing of it was written.
         """
+        if not durable and self._take_over():
+            return self._run_here(Job(work, urgent=urgent, begins=begins), then)
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         deliver = self._delivery.to(future, then)
         self._submit(Job(work, deliver, durable, urgent, begins))
-        if meanwhile is not None:
-            meanwhile()
         return await future
 
     def run_sync(self, work: Callable[[sqlite3.Connection], T], *, durable: bool = False, urgent: bool = False) -> T:
         """As ``run``, blocking; for threads other than the event loop's."""
-        if threading.current_thread() is self._thread:
+        if threading.get_ident() == self._user:
             raise RuntimeError("run_sync inside a transaction would wait for itself")
         future: Future[T] = Future()
 
@@ -124,7 +141,38 @@ class Database:
     def _submit(self, job: Job) -> None:
         if self._closed:
             raise Unavailable("the state database is closed", object=str(self._path))
-        self._jobs.put(job)
+        with self._counting:
+            self._waiting += 1
+            self._jobs.put(job)
+
+    # The event loop.
+
+    def _take_over(self) -> bool:
+        """Whether the connection is the caller's now: nobody uses it, and nobody was there before."""
+        if self._closed or time.monotonic() < self._wary_until:
+            return False
+        with self._counting:
+            return not self._waiting and self._in_use.acquire(blocking=False)
+
+    def _run_here(self, job: Job, then: Callable[[T], None] | None) -> T:
+        began = time.monotonic()
+        try:
+            assert self._connection is not None
+            self._carry_out(self._connection, [job])
+        finally:
+            self._used = time.monotonic()
+            if not self._stirred:
+                self._stirred = True
+                self._jobs.put(STIR)
+            self._in_use.release()
+        if self._used - began > SLOW:
+            self._wary_until = self._used + WARY
+        if job.error is not None:
+            raise job.error
+        result: T = job.result
+        if then is not None:
+            then(result)
+        return result
 
     # The writer thread.
 
@@ -134,13 +182,15 @@ class Database:
         except BaseException as error:  # noqa: BLE001 told to the caller of open, whatever it is
             self._opened.set_exception(error)
             return
+        self._connection = connection
         self._opened.set_result(None)
         try:
             self._work(connection)
         finally:
-            with contextlib.suppress(sqlite3.Error):
-                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            connection.close()
+            with self._in_use:
+                with contextlib.suppress(sqlite3.Error):
+                    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                connection.close()
 
     def _work(self, connection: sqlite3.Connection) -> None:
         dirty = False
@@ -148,27 +198,34 @@ class Database:
             try:
                 job = self._jobs.get(timeout=IDLE_CHECKPOINT if dirty else None)
             except queue.Empty:
-                fold_in(connection)
-                make_reserve(self._path)
-                dirty = False
+                dirty = not self._tidy_up(connection)
                 continue
             if job is None:
                 return
-            batch, ended = self._gather(job)
-            try:
-                self._commit(connection, batch)
-            except (sqlite3.Error, OSError) as disorder:  # it must not leave anybody waiting for ever
-                for job in batch:
-                    job.error = job.error or disorder
-            for job in batch:
-                error = job.error
-                if isinstance(error, sqlite3.Error) and not isinstance(error, sqlite3.IntegrityError):
-                    error = fault_of(error, self._path)
-                job.finish(job.result, error)
-            self._delivery.wake()
             dirty = True
+            if job is STIR:
+                continue
+            batch, ended = self._gather(job)
+            with self._in_use:
+                self._carry_out(connection, batch)
+                self._used = time.monotonic()
+            with self._counting:
+                self._waiting -= len(batch)
+            for job in batch:
+                job.finish(job.result, job.error)
+            self._delivery.wake()
             if ended:
                 return
+
+    def _tidy_up(self, connection: sqlite3.Connection) -> bool:
+        """What can wait, if the loop has not been at work just now; whether it was done."""
+        if time.monotonic() < self._used + IDLE_CHECKPOINT:
+            return False
+        with self._in_use:
+            self._stirred = False
+            fold_in(connection)
+            make_reserve(self._path)
+        return True
 
     def _gather(self, first: Job) -> tuple[list[Job], bool]:
         """``first`` and what else waits already; whether the end was asked for."""
@@ -180,8 +237,25 @@ class Database:
                 break
             if job is None:
                 return batch, True
-            batch.append(job)
+            if job is not STIR:
+                batch.append(job)
         return batch, False
+
+    # Whoever has the connection.
+
+    def _carry_out(self, connection: sqlite3.Connection, batch: list[Job]) -> None:
+        """Commit ``batch``; each job has its result or its error."""
+        self._user = threading.get_ident()
+        try:
+            self._commit(connection, batch)
+        except (sqlite3.Error, OSError) as disorder:  # it must not leave anybody waiting for ever
+            for job in batch:
+                job.error = job.error or disorder
+        finally:
+            self._user = 0
+        for job in batch:
+            if isinstance(job.error, sqlite3.Error) and not isinstance(job.error, sqlite3.IntegrityError):
+                job.error = fault_of(job.error, self._path)
 
     def _commit(self, connection: sqlite3.Connection, batch: list[Job]) -> None:
         """``batch``, as far as the disk has room for it."""
@@ -210,45 +284,3 @@ class Database:
             LOG.warning("the disk of %s is full; the reserve is given up to let pods be removed", self._path)
             reserve.unlink(missing_ok=True)
         fold_in(connection)
-
-
-class Delivery:
-    """Carries finished jobs to the event loop, one wake-up for a whole batch."""
-
-    def __init__(self) -> None:
-        self._ready: list[Callable[[], None]] = []
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    def to(
-        self, future: asyncio.Future[T], then: Callable[[T], None] | None
-    ) -> Callable[[Any, BaseException | None], None]:
-        """The ``finish`` of a job whose caller awaits ``future``; called on the loop."""
-        self._loop = future.get_loop()
-
-        def settle(result: Any, error: BaseException | None) -> None:
-            if error is None and then is not None:
-                try:
-                    then(result)
-                except Exception as failure:  # noqa: BLE001 the caller hears of it as of any other failure
-                    error = failure
-            if future.done():  # the caller was cancelled
-                return
-            if error is None:
-                future.set_result(result)
-            else:
-                future.set_exception(error)
-
-        return lambda result, error: self._ready.append(lambda: settle(result, error))
-
-    def wake(self) -> None:
-        """Called in the writer thread after a batch."""
-        if not self._ready or self._loop is None:
-            return
-        ready, self._ready = self._ready, []
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            self._loop.call_soon_threadsafe(call_all, ready)
-
-
-def call_all(functions: list[Callable[[], None]]) -> None:
-    for function in functions:
-        function()

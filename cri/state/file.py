@@ -57,7 +57,7 @@ def open_file(path: Path) -> sqlite3.Connection:
 
 def open_checked(path: Path) -> sqlite3.Connection:
     """Raises sqlite3.DatabaseError with a code of ``BROKEN_FILE`` when the file is damaged."""
-    connection = sqlite3.connect(path, isolation_level=None, timeout=5.0)
+    connection = sqlite3.connect(path, isolation_level=None, timeout=5.0, check_same_thread=False)
     try:
         os.chmod(path, 0o600)  # before the log and the index, which take its mode
         connection.execute("PRAGMA journal_mode=WAL")

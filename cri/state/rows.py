@@ -1,8 +1,7 @@
 """Records to rows and back: the SQL that ``cri.state.store`` is made of.
 
-Every function runs inside a transaction, in the writer thread of
-``cri.state.database``. Records are stored as JSON, so that an operator can read
-``state.db`` with the sqlite3 shell.
+Every function runs inside a transaction of ``cri.state.database``. Records are stored
+as JSON, so that an operator can read ``state.db`` with the sqlite3 shell.
 
 Invariant: a row that cannot be decoded is moved to the table ``quarantine`` with
 the reason; it never keeps the daemon from starting.

@@ -93,11 +93,9 @@ class Store:
         deletes: Iterable[Record] = (),
         begin: OperationRecord | None = None,
         end: str | None = None,
-        meanwhile: Callable[[], None] | None = None,
     ) -> None:
         """One transaction: ``puts`` and ``deletes`` of records, ``begin`` an operation in
-        the journal, ``end`` (its key) mark one as done and not yet delivered. ``meanwhile``
-        as in ``Database.run``.
+        the journal, ``end`` (its key) mark one as done and not yet delivered.
 
         What is deleted takes its operation along. All but ``begin`` works on a full disk;
         that is refused as soon as others need the reserve.
@@ -126,7 +124,7 @@ class Store:
                 if operation is not None:
                     self.operations[operation.key] = operation
 
-        await self.database.run(write, then=mirror, urgent=begin is None, begins=begin is not None, meanwhile=meanwhile)
+        await self.database.run(write, then=mirror, urgent=begin is None, begins=begin is not None)
 
     async def put_sandbox(self, record: SandboxRecord) -> None:
         await self.commit(puts=(record,))
@@ -143,7 +141,7 @@ class Store:
 
     async def update_sandbox(self, id: str, change: Callable[[SandboxRecord], SandboxRecord]) -> SandboxRecord:
         """Replace the record by ``change(record)``, atomically: no other write comes
-        between. ``change`` runs in the writer thread and must be pure; what it raises
+        between. ``change`` runs with the database and must be pure; what it raises
         is raised here and nothing is written. Works on a full disk.
 
         Raises:

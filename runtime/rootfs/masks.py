@@ -30,12 +30,20 @@ def mask_paths(script: Script, root: Slot, paths: list[str]) -> None:
     if not paths:
         return
     null = open_null(script, os.O_PATH)
+    # The first directory gets the file system itself, the others clones: a mount that was never
+    # attached would have to be dissolved, and the kernel waits for an RCU grace period with that.
+    taken = script.slot()
     empty = trees.create(script, "tmpfs", ("ro", "size=4k", "nr_inodes=1", "mode=755"), _NO_ACCESS)
     for path in paths:
-        absent, file, cover = Label(), Label(), Label()
+        absent, file, another, cover, covered = Label(), Label(), Label(), Label(), Label()
         target = _find(script, root, path, absent)
         what = script.slot()
         script.jump_unless(file_type(look_at(script, target)), stat.S_IFDIR, file, S_IFMT)
+        script.jump_unless(taken, 0, another)
+        trees.move_mount(script, empty, target, path)
+        script.set(taken, 1)
+        script.jump(covered)
+        script.here(another)
         script.set(what, empty)
         script.jump(cover)
         script.here(file)
@@ -43,7 +51,9 @@ def mask_paths(script: Script, root: Slot, paths: list[str]) -> None:
         script.here(cover)
         tree = trees.open_tree(script, what, "", mount.OPEN_TREE_CLONE)
         trees.move_mount(script, tree, target, path)
-        script.close(tree, target)
+        script.close(tree)
+        script.here(covered)
+        script.close(target)
         script.here(absent)
     script.close(null, empty)
 

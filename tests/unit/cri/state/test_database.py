@@ -19,9 +19,12 @@ from cri.state.file import reserve_path
 from runtime.errors import FailedPrecondition, HostFault, ResourceExhausted, Unavailable
 
 
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
+@pytest.fixture(params=["by the loop", "by the thread"])
+async def database(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Database]:
+    """Whoever carries out what is handed over, callers see no difference."""
     opened = await Database.open(tmp_path / "state.db")
+    if request.param == "by the thread":
+        opened._wary_until = float("inf")
     yield opened
     await opened.close()
 
@@ -70,7 +73,7 @@ async def test_a_function_that_fails_writes_nothing(database: Database) -> None:
 async def test_in_a_shared_commit_only_the_failing_function_is_taken_back(database: Database) -> None:
     gate = threading.Event()
     results = await asyncio.gather(
-        database.run(lambda _: gate.wait(5)),
+        database.run(lambda _: gate.wait(5), durable=True),
         database.run(insert("a")),
         database.run(lambda connection: [insert("b")(connection), 1 / 0]),
         database.run(insert("c")),
@@ -90,7 +93,8 @@ async def test_functions_that_wait_together_share_a_commit(database: Database, m
 
     monkeypatch.setattr(module, "commit_batch", count)
     gate = threading.Event()
-    blocked = asyncio.gather(database.run(lambda _: gate.wait(5)), *(database.run(insert(f"{n}")) for n in range(10)))
+    first = database.run(lambda _: gate.wait(5), durable=True)
+    blocked = asyncio.gather(first, *(database.run(insert(f"{n}")) for n in range(10)))
     await asyncio.sleep(0.05)
     gate.set()
     await blocked
@@ -117,7 +121,7 @@ async def test_any_other_database_error_is_a_host_fault(database: Database) -> N
 
 async def test_memory_follows_even_when_the_caller_was_cancelled(database: Database) -> None:
     gate, mirrored = threading.Event(), asyncio.Event()
-    blocked = asyncio.ensure_future(database.run(lambda _: gate.wait(5)))
+    blocked = asyncio.ensure_future(database.run(lambda _: gate.wait(5), durable=True))
     caller = asyncio.ensure_future(database.run(insert("a"), then=lambda _: mirrored.set()))
     await asyncio.sleep(0.01)
     caller.cancel()
@@ -183,7 +187,7 @@ async def test_one_that_fills_the_disk_fails_nobody_that_shares_its_commit(datab
     await database.run(lambda connection: connection.execute(f"PRAGMA max_page_count={limit + 2}").fetchone() and None)
     gate = threading.Event()
     blocked = asyncio.gather(
-        database.run(lambda _: gate.wait(5)),
+        database.run(lambda _: gate.wait(5), durable=True),
         database.run(insert("a")), database.run(insert("b", 100_000), begins=True), database.run(ids),
         database.run(insert("c"), urgent=True),
         return_exceptions=True,
@@ -209,7 +213,7 @@ async def test_without_reserve_and_room_nothing_begins_and_all_else_goes_on(
                 await database.run(insert("new"), begins=True)
         gate = threading.Event()
         blocked = asyncio.gather(
-            database.run(lambda _: gate.wait(5)),
+            database.run(lambda _: gate.wait(5), durable=True),
             database.run(insert("new"), begins=True), database.run(insert("a"), urgent=True), database.run(ids),
             return_exceptions=True,
         )  # fmt: skip
@@ -316,11 +320,61 @@ async def test_a_file_of_a_newer_crisp_is_refused(tmp_path: Path) -> None:
         await Database.open(tmp_path / "state.db")
 
 
-async def test_what_is_to_be_done_meanwhile_is_done_before_the_result_is_there(database: Database) -> None:
-    order: list[str] = []
-    pending = database.run(
-        insert("a"), then=lambda _: order.append("committed"), meanwhile=lambda: order.append("meanwhile")
-    )
-    assert order == []
-    await pending
-    assert order == ["meanwhile", "committed"]
+def who(connection: sqlite3.Connection) -> int:
+    return threading.get_ident()
+
+
+async def test_while_nothing_waits_the_loop_commits_by_itself(tmp_path: Path) -> None:
+    opened = await Database.open(tmp_path / "state.db")
+    assert await opened.run(who) == threading.get_ident()
+    assert await opened.run(who, durable=True) != threading.get_ident()
+    await opened.close()
+
+
+async def test_it_never_overtakes_what_waits_nor_waits_for_it(tmp_path: Path) -> None:
+    opened = await Database.open(tmp_path / "state.db")
+    gate = threading.Event()
+    order: list[int] = []
+    slow = asyncio.ensure_future(opened.run(lambda _: order.append(gate.wait(20)), durable=True))
+    await asyncio.sleep(0)
+    second = asyncio.ensure_future(opened.run(lambda connection: order.append(who(connection))))
+    await asyncio.sleep(0)
+    gate.set()
+    await asyncio.gather(slow, second)
+    assert order[0] == 1
+    assert order[1] != threading.get_ident()
+    await opened.close()
+
+
+async def test_while_the_log_is_folded_in_the_loop_does_not_wait_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, folding = threading.Event(), threading.Event()
+
+    def fold_in(connection: sqlite3.Connection) -> None:
+        folding.set()
+        gate.wait(20)
+
+    monkeypatch.setattr(module, "IDLE_CHECKPOINT", 0.01)
+    monkeypatch.setattr(module, "fold_in", fold_in)
+    opened = await Database.open(tmp_path / "state.db")
+    await opened.run(insert("a"))
+    await asyncio.to_thread(folding.wait, 20)
+    waiting = asyncio.ensure_future(opened.run(who))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    gate.set()
+    assert await waiting != threading.get_ident()
+    await opened.close()
+
+
+async def test_after_a_commit_that_took_long_the_thread_has_them_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SLOW", 0.0)
+    opened = await Database.open(tmp_path / "state.db")
+    assert await opened.run(who) == threading.get_ident()
+    assert await opened.run(who) != threading.get_ident()
+    opened._wary_until = 0.0
+    assert await opened.run(who) == threading.get_ident()
+    await opened.close()

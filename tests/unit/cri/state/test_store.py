@@ -132,7 +132,7 @@ async def test_a_sandbox_is_updated_in_place(store: Store) -> None:
 async def test_memory_follows_a_commit_whose_caller_was_cancelled(database: Database, store: Store) -> None:
     await store.commit(puts=[sandbox(), container()])
     gate = threading.Event()
-    blocked = asyncio.ensure_future(database.run(lambda _: gate.wait(5)))
+    blocked = asyncio.ensure_future(database.run(lambda _: gate.wait(5), durable=True))
     exited = msgspec.structs.replace(container(), state=ContainerState.EXITED)
     caller = asyncio.ensure_future(store.put_container(exited))
     await asyncio.sleep(0.01)

@@ -58,6 +58,15 @@ class PlannedInit:
     rootfs: Rootfs
 
 
+@dataclass(frozen=True, slots=True)
+class PlannedContainer:
+    """What the steps of a container's creation need and their undo does not, so that the journal need not keep
+    it: the text of ``config.json``; its init, None if none is to be prepared or could be written."""
+
+    document: bytes
+    init: PlannedInit | None
+
+
 @dataclass(slots=True)
 class Attached:
     """A session that is attached to ``container``. ``ended`` is the monitor's word: empty, or why it let go
@@ -111,7 +120,7 @@ class LivePod:
 class Host:
     """``boot_id`` is this boot's; ``ready`` is set once recovery is over.
 
-    ``planned`` holds the init of a container that is being created, None if none could be written,
+    ``planned`` has what a container that is being created is made of,
     ``started`` the pid and time of a start until they are stored, ``users`` who an
     image's names are, ``readings`` what pods and containers use. ``offers`` is the streaming
     server, None until it listens; ``sockets`` makes sockets inside pods' networks.
@@ -144,7 +153,7 @@ class Host:
     events: Events = field(init=False)
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     pods: dict[str, LivePod] = field(default_factory=dict)
-    planned: dict[str, PlannedInit | None] = field(default_factory=dict)
+    planned: dict[str, PlannedContainer] = field(default_factory=dict)
     started: dict[str, tuple[int, int]] = field(default_factory=dict)
     users: dict[str, ResolvedUser] = field(default_factory=dict)
     encoded_sandboxes: EncodedList[SandboxRecord] = field(default_factory=lambda: EncodedList(pod_sandbox))

@@ -24,7 +24,7 @@ from cri.propagation import check_propagation
 from cri.state.journal import Operation
 from cri.state.records import ContainerRecord, ContainerState, SandboxRecord, SandboxState
 from cri.state.store import container_key
-from cri.steps.container import PrepareInit, plan_create_steps, plan_init
+from cri.steps.container import plan_create_steps, plan_parts
 from cri.timeline import to_records
 from cri.validate.container import PodFacts, validate_create_container
 from proto import api_pb2 as api
@@ -75,12 +75,11 @@ async def make_from_image(
     )
     steps = plan_create_steps(plan, host.pod_directory(sandbox_id))
 
-    if any(isinstance(step, PrepareInit) for step in steps):
-        host.planned[id] = plan_init(host, plan, image.record.layers)
+    host.planned[id] = plan_parts(host, plan, image.record.layers, steps)
     try:
         await intent.carry_out(host, operation, steps, lambda stages: record_created(config, plan, image, stages))
     finally:
-        host.planned.pop(id, None)
+        del host.planned[id]
 
 
 def pod_facts(host: Host, sandbox: SandboxRecord) -> PodFacts:

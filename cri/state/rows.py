@@ -100,11 +100,11 @@ def begin_operation(connection: sqlite3.Connection, operation: OperationRecord) 
 
 
 def end_operation(connection: sqlite3.Connection, key: str) -> OperationRecord:
-    """Mark as done and not yet delivered. Raises NotFound when it never began."""
+    """Mark as done and not yet delivered: no step will be undone. Raises NotFound when it never began."""
     row = connection.execute("SELECT record FROM operations WHERE key = ?", (key,)).fetchone()
     if row is None:
         raise NotFound("has not begun", object=f"operation {key}")
-    done = msgspec.structs.replace(OPERATION.decode(row[0]), phase=OperationPhase.DONE)
+    done = msgspec.structs.replace(OPERATION.decode(row[0]), phase=OperationPhase.DONE, steps=b"")
     begin_operation(connection, done)
     return done
 

@@ -15,15 +15,16 @@ import dataclasses
 import logging
 import os
 import time
+from collections.abc import Sequence
 
 import msgspec
 
-from cri.host import Host, LivePod, PlannedInit
+from cri.host import Host, LivePod, PlannedContainer, PlannedInit
 from cri.plan.container import ContainerPlan, plan_in_force, start_request
 from cri.plan.document import decode, dump_json
 from cri.plan.resources import plan_resources
 from cri.state.records import ContainerRecord, ContainerState
-from cri.steps.files import remove_tree, write_file
+from cri.steps.files import make_directory, remove_tree, write_file
 from cri.steps.sandbox import remove_cgroup
 from proto import api_pb2 as api
 from runtime.cgroups import kill as cgroup_kill
@@ -40,16 +41,12 @@ LOG = logging.getLogger("crisp.steps")
 
 
 class MakeContainerDirectories(msgspec.Struct, frozen=True, tag="make_container_directories"):
-    """The writable layer (``path``, below root) and the bundle (below the pod's directory).
-
-    ``document`` is the text of ``config.json``.
-    """
+    """The writable layer (``path``, below root) and the bundle (below the pod's directory), with what is planned."""
 
     container: str
     path: str
     bundle: str
     volumes: tuple[str, ...]
-    document: str
     name = "make_container_directories"
 
     def describe(self) -> str:
@@ -58,10 +55,9 @@ class MakeContainerDirectories(msgspec.Struct, frozen=True, tag="make_container_
     async def apply(self, host: Host) -> None:
         os.mkdir(self.path, 0o700)
         for folder in (f"{self.path}/upper", f"{self.path}/work", *self.volumes):
-            os.makedirs(folder, 0o755)
-            os.chmod(folder, 0o755)
+            make_directory(folder)
         os.mkdir(self.bundle, 0o700)
-        write_file(f"{self.bundle}/config.json", self.document.encode())
+        write_file(f"{self.bundle}/config.json", host.planned[self.container].document)
 
     async def undo(self, host: Host) -> None:
         await host.trash.throw(self.path)
@@ -100,7 +96,7 @@ class PrepareInit(msgspec.Struct, frozen=True, tag="prepare_init"):
         return "prepare the container's first process"
 
     async def apply(self, host: Host) -> None:
-        pod, planned = host.pods.get(self.sandbox), host.planned.get(self.container)
+        pod, planned = host.pods.get(self.sandbox), host.planned[self.container].init
         if pod is None or planned is None:
             return
         try:
@@ -154,6 +150,14 @@ class StartInit(msgspec.Struct, frozen=True, tag="start_init"):
 
 
 ContainerStep = MakeContainerDirectories | MakeContainerCgroup | PrepareInit | StartInit
+
+
+def plan_parts(
+    host: Host, plan: ContainerPlan, layers: tuple[str, ...], steps: Sequence[ContainerStep]
+) -> PlannedContainer:
+    """What ``steps``, of ``plan_create_steps``, need beside themselves."""
+    prepares = any(isinstance(step, PrepareInit) for step in steps)
+    return PlannedContainer(dump_json(plan.spec), plan_init(host, plan, layers) if prepares else None)
 
 
 def plan_init(host: Host, plan: ContainerPlan, layers: tuple[str, ...]) -> PlannedInit | None:
@@ -255,10 +259,9 @@ async def forget_container(monitor: MonitorClient, container: str, seconds: floa
 def plan_create_steps(plan: ContainerPlan, pod_directory: str) -> tuple[ContainerStep, ...]:
     """What CreateContainer makes; undone in reverse it is the container's removal."""
     volumes = tuple(volume["source"] for volume in plan.volumes)
-    document = dump_json(plan.spec).decode()
     bundle = f"{pod_directory}/containers/{plan.id}"
     places = (
-        MakeContainerDirectories(plan.id, plan.directory, bundle, volumes, document),
+        MakeContainerDirectories(plan.id, plan.directory, bundle, volumes),
         MakeContainerCgroup(plan.id, plan.cgroup, plan.resources),
     )
     # Filling volumes takes as long as all else together, and a target may have ended before the start.

@@ -33,9 +33,19 @@ def read_host_file(path: str) -> bytes:
 def write_file(path: str, content: bytes) -> None:
     """World-readable, since the container's user reads it; the directory above is private."""
     fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-    with open(fd, "wb") as stream:
+    try:
         os.fchmod(fd, 0o644)
-        stream.write(content)
+        left = memoryview(content)
+        while left:
+            left = left[os.write(fd, left) :]
+    finally:
+        os.close(fd)
+
+
+def make_directory(path: str) -> None:
+    """Mode 0755, whatever the daemon's umask: containers look at it from inside."""
+    os.mkdir(path, 0o755)
+    os.chmod(path, 0o755)
 
 
 def remove_tree(path: str) -> None:

@@ -45,6 +45,9 @@ GRACE = 3.0
 LEAKS_EVERY = 300.0
 """Seconds between two looks for objects that belong to no record."""
 
+COLLECT_EVERY = 3600.0
+"""Seconds between two collections of layers that no image has, beside those at each removal."""
+
 Reload = Callable[[], Settings]
 """Reads the settings again; raises a Fault if they are wrong now."""
 
@@ -83,6 +86,7 @@ async def run(settings: Settings, reload: Reload) -> None:
         host.tasks.spawn("watchdog", feed_watchdog())
         host.tasks.spawn("pool", host.pool.keep_full())
         host.tasks.spawn("look for leaks", watch_leaks(host))
+        host.tasks.spawn("collect layers", collect_layers(host))
         gc.collect()
         gc.freeze()  # what is there by now stays: the collector need not walk it in the middle of a request
         notify("READY=1")
@@ -175,6 +179,16 @@ async def watch_leaks(host: Host) -> None:
     while True:
         await fsck(host, repair=False)
         await asyncio.sleep(LEAKS_EVERY)
+
+
+async def collect_layers(host: Host) -> None:
+    """Of pulls that failed and were not tried again: until then a new try goes on with what is whole."""
+    while True:
+        await asyncio.sleep(COLLECT_EVERY)
+        try:
+            await host.images.collect()
+        except (Fault, OSError) as fault:
+            LOG.warning("layers that no image has stay: %s", words_of(fault))
 
 
 async def feed_watchdog() -> None:

@@ -19,6 +19,7 @@ import msgspec
 import pytest
 
 from cri import daemon
+from cri.images import Images
 from cri.profiles import Profiles
 from cri.settings import RegistrySettings, Settings, SettingsError
 from network.bridge import BridgeProvider
@@ -259,3 +260,22 @@ async def test_leaks_are_looked_for_while_it_runs(
     monkeypatch.setattr(daemon, "fsck", look)
     async with running(settings, lambda: settings, monkeypatch):
         await asyncio.wait_for(seen.wait(), 20)
+
+
+async def test_layers_that_no_image_has_are_collected_while_it_runs(
+    new_settings: Callable[[], Settings], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also after one time at which it did not work."""
+    settings, seen = new_settings(), asyncio.Event()
+    failures = [HostFault("made to fail")]
+
+    async def collect(_: Images) -> None:
+        if failures:
+            raise failures.pop()
+        seen.set()
+
+    monkeypatch.setattr(daemon, "COLLECT_EVERY", 0.01)
+    monkeypatch.setattr(Images, "collect", collect)
+    async with running(settings, lambda: settings, monkeypatch):
+        await asyncio.wait_for(seen.wait(), 20)
+    assert "layers that no image has stay: made to fail" in caplog.text

@@ -18,6 +18,8 @@ import msgspec
 
 from cri.fsck import fsck
 from cri.host import Host
+from cri.intent import ANSWER
+from cri.rpc.image_remove import remove
 from cri.server import Handler
 from cri.state.records import ImageRecord, SandboxRecord, StageRecord
 from cri.version import version
@@ -114,6 +116,7 @@ async def import_image(
         spool.flush()
         spool.seek(0)
         images = await host.images.import_archive(spool.fileno(), reference)
+    await host.failpoints.hit(f"ImportImage:{ANSWER}")
     return pb.ImportImageResponse(images=[stored(each) for each in images])
 
 
@@ -133,11 +136,10 @@ async def list_images(host: Host, _request: pb.ListImagesRequest, _context: Any)
 
 
 async def remove_image(host: Host, request: pb.RemoveImageRequest, _context: Any) -> pb.RemoveImageResponse:
-    found = host.images.resolve(request.image)
-    if found is None:
+    removed = await remove(host, request.image)
+    if removed is None:
         raise NotFound("does not exist", object=f"image {request.image}")
-    await host.images.remove(request.image)
-    return pb.RemoveImageResponse(removed=stored(found))
+    return pb.RemoveImageResponse(removed=stored(removed))
 
 
 async def check_objects(host: Host, request: pb.FsckRequest, _context: Any) -> pb.FsckResponse:

@@ -87,7 +87,7 @@ async def build(settings: Settings, undo: contextlib.AsyncExitStack, *, looking:
     store = await Store.open(database)
     meta = await Meta.open(database)
     network = build_network(settings, name, root, database, meta, undo)
-    metrics = Metrics(version())
+    metrics, failpoints = Metrics(version()), Failpoints.from_environment()
     host = Host(
         settings=settings,
         instance=name,
@@ -101,10 +101,12 @@ async def build(settings: Settings, undo: contextlib.AsyncExitStack, *, looking:
         operations=Operations(store, tasks),
         supervisor=supervisor,
         network=network,
-        images=await Images.open(root, settings.registry, ImageTable(database), supervisor, store, tasks, metrics),
+        images=await Images.open(
+            root, settings.registry, ImageTable(database), supervisor, store, tasks, metrics, failpoints
+        ),
         profiles=Profiles(root / "cache" / "seccomp"),
         metrics=metrics,
-        failpoints=Failpoints.from_environment(),
+        failpoints=failpoints,
         tasks=tasks,
         sweeper=Sweeper(layout),
         layers=Layers(lambda id: root / "containers" / id, tasks),

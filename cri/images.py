@@ -15,8 +15,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from msgspec.structs import replace
-
+from cri.failpoints import Failpoints
 from cri.metrics import Metrics
 from cri.settings import RegistrySettings
 from cri.state.images import ImageTable
@@ -29,7 +28,6 @@ from runtime.images.archive import import_archive
 from runtime.images.config import ImageConfig, parse_config
 from runtime.images.model import FilesystemUsage, WorkerRunner
 from runtime.images.pull import Puller
-from runtime.images.reference import parse
 from runtime.images.registry import Registry
 from runtime.images.store import ImageStore
 from runtime.spec import Rootfs
@@ -68,6 +66,7 @@ class Images:
         store: Store,
         tasks: Tasks,
         metrics: Metrics,
+        failpoints: Failpoints,
     ) -> Images:
         """Open and recover the image store below ``root``; containers of ``store`` keep their layers."""
         images, dropped = await ImageStore.open(
@@ -77,6 +76,7 @@ class Images:
             spawn=tasks.spawn,
             layers_in_use=lambda: {layer for record in store.containers.values() for layer in record.layers},
             codec_path=codec_path(),
+            failpoints=failpoints,
         )
         for each in dropped:
             LOG.warning("image %s was dropped: %s", each.image_id, each.reason)
@@ -127,10 +127,19 @@ class Images:
         """The image alone, to look something up in it: nothing is ever written there."""
         return Rootfs(lowerdirs=self.lowerdirs(layers), upperdir="", workdir="", staging=f"{pod_directory}/rootfs")
 
-    async def remove(self, name: str) -> None:
+    async def remove(self, name: str) -> ImageRecord | None:
+        """The image that ``name`` meant, which is gone; None if there was none."""
         removed = await self._store.remove(name)
         if removed is not None:
             self._configs.pop(removed.id, None)
+        return removed
+
+    def strays(self) -> list[str]:
+        """As ``LayerStore.strays``."""
+        return self._store.layers.strays()
+
+    async def throw_stray(self, path: str) -> None:
+        await self._store.layers.throw_stray(path)
 
     async def collect(self) -> None:
         """A container is gone: layers of an image that was removed before may go as well."""
@@ -157,15 +166,9 @@ class Images:
         has no name of its own.
 
         Raises:
-            InvalidArgument: ``reference`` is none, or the archive has several images.
-            FailedPrecondition, NotFound, ResourceExhausted: as ``import_archive`` of ``runtime.images``.
+            Fault: as ``import_archive`` of ``runtime.images``.
         """
-        tag = str(parse(reference)) if reference else ""
-        found = await import_archive(self._store, archive)
-        if tag and len(found) > 1:
-            raise InvalidArgument(f"the archive has {len(found)} images; one name is not for all", object=reference)
-        if tag and not found[0].repo_tags:
-            found = [await self._store.add(replace(found[0], repo_tags=(tag,)))]
+        found = await import_archive(self._store, archive, name=reference)
         for image in found:
             LOG.info("imported %s: %s", ", ".join(image.repo_tags) or "an image without name", image.id)
         return found

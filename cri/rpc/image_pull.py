@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from cri.host import Host
+from cri.intent import ANSWER
 from cri.validate.requests import validate_pull_image
 from proto import api_pb2 as api
 
@@ -17,4 +18,5 @@ async def pull_image(host: Host, request: api.PullImageRequest, _context: Any) -
     validate_pull_image(request)
     name = request.image.image
     record = await host.operations.join(f"pull {name}", lambda: host.images.pull(name))
+    await host.failpoints.hit(f"PullImage:{ANSWER}")
     return api.PullImageResponse(image_ref=record.id)

@@ -8,7 +8,7 @@ Invariant: what was saved survives a power cut, for images outlive a boot.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -30,8 +30,8 @@ class ImageTable:
         """Every image whose record can be decoded; the rest goes to quarantine."""
         return await self._database.run(load)
 
-    async def save_images(self, put: Sequence[Image], remove: Sequence[str]) -> None:
-        """Insert or replace ``put`` by id and delete the ids in ``remove``.
+    async def save_images(self, put: Sequence[Image], remove: Sequence[str], then: Callable[[], None]) -> None:
+        """Insert or replace ``put`` by id and delete the ids in ``remove``; ``then`` as in the Protocol.
 
         Raises:
             ResourceExhausted: the disk is full; removing alone still works.
@@ -42,7 +42,7 @@ class ImageTable:
             connection.executemany("DELETE FROM images WHERE id = ?", [(id,) for id in remove])
             connection.executemany(PUT, rows)
 
-        await self._database.run(write, durable=True, urgent=not put, begins=bool(put))
+        await self._database.run(write, then=lambda _: then(), durable=True, urgent=not put, begins=bool(put))
 
 
 def load(connection: sqlite3.Connection) -> list[Image]:

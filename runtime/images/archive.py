@@ -9,7 +9,6 @@ Invariant: nothing is listed whose config and layers did not match their digests
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 import re
@@ -27,9 +26,11 @@ from runtime.images.platforms import Platform, host_platform
 from runtime.images.pull import MAX_INDEX_DEPTH, check_config, check_platform, choose_manifest
 from runtime.images.reference import Reference, parse
 from runtime.images.sink import PipeSink
+from runtime.images.stages import READ_ARCHIVE
 from runtime.images.store import ImageStore
 from runtime.images.strictjson import MAX_BYTES, get_text, get_texts
 from runtime.images.strictjson import parse as parse_json
+from runtime.images.threads import finish
 from runtime.linux.files import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
 
 MAX_IMAGES = 1000
@@ -104,24 +105,37 @@ class ArchiveDirectory:
         return data
 
 
-async def import_archive(store: ImageStore, archive: int, platform: Platform | None = None) -> list[Image]:
-    """Import every image of the archive that the descriptor ``archive`` reads (a file or a
-    pipe; compressed or not; it stays the caller's).
+async def import_archive(
+    store: ImageStore, archive: int, platform: Platform | None = None, name: str = ""
+) -> list[Image]:
+    """Import every image of the archive that the descriptor ``archive`` reads (a file,
+    compressed or not; it stays the caller's). ``name`` is for one that brings none along.
 
     Docker archives and OCI layouts are told apart by what they hold; one that is both
     (as newer ``docker save`` writes) is read as OCI layout and gets the tags of both.
+    Of several images each is listed as soon as it is whole.
 
     Raises:
+        InvalidArgument: ``name`` is none, or the archive has several images.
         FailedPrecondition: neither, damaged, or content that is not acceptable.
         NotFound: no image for this platform in it.
         ResourceExhausted: too large.
     """
-    platform = platform or host_platform()
+    platform, tag = platform or host_platform(), str(parse(name)) if name else ""
     async with store.layers.spool(_feed_descriptor(archive, "archive", "")) as path:
-        directory = await asyncio.to_thread(ArchiveDirectory, path)
-        with directory:
-            images = await asyncio.to_thread(read_archive, directory, platform)
+        with ArchiveDirectory(path) as directory:
+            async with store.stages.stage(READ_ARCHIVE):
+                images = name_image(await finish(read_archive, directory, platform), tag)
             return [await _import_image(store, directory, image) for image in images]
+
+
+def name_image(images: list[ArchivedImage], tag: str) -> list[ArchivedImage]:
+    """``images``, of which the only one gets ``tag`` if it has no name. Raises as :func:`import_archive`."""
+    if not tag:
+        return images
+    if len(images) > 1:
+        raise InvalidArgument(f"the archive has {len(images)} images; one name is not for all", object=tag)
+    return [image if image.tags else replace(image, tags=(tag,)) for image in images]
 
 
 def read_archive(directory: ArchiveDirectory, platform: Platform) -> list[ArchivedImage]:
@@ -142,12 +156,14 @@ async def _import_image(store: ImageStore, directory: ArchiveDirectory, archived
     chain = chain_ids(archived.config.diff_ids)
     with store.hold(chain):
         for position, layer in enumerate(archived.layers):
-            fd = await asyncio.to_thread(directory.open, layer.name)
+            opened: list[int] = []
             try:
+                fd = await finish(directory.open, layer.name, then=opened.append)
                 feed = _feed_descriptor(fd, layer.name, layer.digest)
                 await store.layers.ensure(chain[: position + 1], archived.config.diff_ids[position], feed)
             finally:
-                os.close(fd)
+                for fd in opened:
+                    os.close(fd)
         digests = tuple(str(parse(tag).with_digest(archived.digest)) for tag in archived.tags if archived.digest)
         return await store.add(
             Image(
@@ -167,7 +183,7 @@ def _feed_descriptor(fd: int, what: str, digest: str) -> Feed:
 
     async def feed(sink: PipeSink) -> None:
         hasher = hashlib.sha256()
-        while chunk := await asyncio.to_thread(os.read, fd, CHUNK):
+        while chunk := await finish(os.read, fd, CHUNK):
             hasher.update(chunk)
             await sink.write(chunk)
         found = f"sha256:{hasher.hexdigest()}"

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import re
 import secrets
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,7 +27,9 @@ from runtime.images.adopt import adopt_directories
 from runtime.images.model import WorkerRunner
 from runtime.images.reference import is_digest
 from runtime.images.sink import PipeSink, open_pipe
+from runtime.images.stages import COMMIT_LAYER, DISCARD_LAYER, UNPACK_ARCHIVE, UNPACK_LAYER, Stages
 from runtime.images.strictjson import parse_object
+from runtime.images.threads import finish
 from runtime.images.trash import Trash
 
 UNPACK_ENTRY = "runtime.images.worker:unpack"
@@ -55,12 +58,16 @@ class Layer:
 class LayerStore:
     """The layers below ``directory``. ``codec_path`` is the site-packages of the codecs."""
 
-    def __init__(self, directory: str, runner: WorkerRunner, trash: Trash, codec_path: str) -> None:
+    def __init__(
+        self, directory: str, runner: WorkerRunner, trash: Trash, codec_path: str, stages: Stages | None = None
+    ) -> None:
         self._directory = directory
         self._runner = runner
         self._trash = trash
         self._codec_path = codec_path
+        self._stages = stages or Stages()
         self._layers: dict[str, Layer] = {}
+        self._making: set[str] = set()
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self.unpacked = 0  # layers, since start
         self.unpacked_bytes = 0  # of their uncompressed streams
@@ -102,9 +109,8 @@ class LayerStore:
         async with lock:
             if (found := self._layers.get(chain_id)) is not None:
                 return found
-            temporary = os.path.join(self._directory, _TEMPORARY + secrets.token_hex(16))
-            try:
-                result = await self._unpack(temporary, feed)
+            with self._temporary(chain_id) as temporary:
+                result = await self._unpack(temporary, feed, UNPACK_LAYER)
                 if result["diff_id"] != diff_id:
                     reason = f"the content is {result['diff_id']}"
                     raise FailedPrecondition(reason, step="verify layer", object=diff_id)
@@ -112,11 +118,7 @@ class LayerStore:
                     await below
                 trees = [self.tree(lower) for lower in reversed(chain[:-1])]
                 layer = Layer(diff_id, int(result["disk_bytes"]), int(result["entries"]))
-                await asyncio.to_thread(self._commit, temporary, chain_id, layer, trees, result["implied"])
-            except BaseException:
-                self._trash.throw_now(temporary)
-                raise
-            self._layers[chain_id] = layer
+                await self._commit(temporary, chain_id, layer, trees, result["implied"])
             self.unpacked += 1
             self.unpacked_bytes += int(result["stream_bytes"])
             return layer
@@ -124,8 +126,23 @@ class LayerStore:
     async def discard(self, chain_ids: Sequence[str]) -> None:
         """Throw these layers away: they are gone when this returns, deleted later."""
         for chain_id in chain_ids:
-            self._layers.pop(chain_id, None)
-            await self._trash.throw(os.path.join(self._directory, chain_id))
+            async with self._stages.stage(DISCARD_LAYER):
+                layer = self._layers.pop(chain_id, None)
+                try:
+                    await self._trash.throw(os.path.join(self._directory, chain_id))
+                except OSError:
+                    if layer is not None:
+                        self._layers[chain_id] = layer
+                    raise
+
+    def strays(self) -> list[str]:
+        """The paths in the directory that are neither a layer nor about to be one. Blocking."""
+        known = {_TRASH, *self._layers, *self._making}
+        return [os.path.join(self._directory, name) for name in os.listdir(self._directory) if name not in known]
+
+    async def throw_stray(self, path: str) -> None:
+        """Throw away one of ``strays``."""
+        await self._trash.throw(path)
 
     @contextlib.asynccontextmanager
     async def spool(self, feed: Feed) -> AsyncIterator[str]:
@@ -135,18 +152,34 @@ class LayerStore:
         Raises:
             FailedPrecondition, ResourceExhausted: as :meth:`ensure`.
         """
-        temporary = os.path.join(self._directory, _TEMPORARY + secrets.token_hex(16))
-        try:
-            await self._unpack(temporary, feed)
+        with self._temporary() as temporary:
+            await self._unpack(temporary, feed, UNPACK_ARCHIVE)
             yield os.path.join(temporary, TREE)
-        finally:
-            self._trash.throw_now(temporary)
 
-    async def _unpack(self, temporary: str, feed: Feed) -> dict[str, Any]:
-        budget = await asyncio.to_thread(self._prepare, temporary)
+    @contextlib.contextmanager
+    def _temporary(self, becomes: str = "") -> Iterator[str]:
+        """A name for a directory that ``becomes`` a layer; if not, it is thrown away in the end."""
+        name = _TEMPORARY + secrets.token_hex(16)
+        path = os.path.join(self._directory, name)
+        names = {name, becomes} - {""}
+        self._making |= names
+        try:
+            yield path
+        finally:
+            self._trash.throw_now(path)
+            self._making -= names
+
+    async def _unpack(self, temporary: str, feed: Feed, stage: str) -> dict[str, Any]:
+        async with self._stages.stage(stage):
+            budget = await finish(self._prepare, temporary)
+            return await self._run_worker(temporary, feed, budget, functools.partial(self._stages.halfway, stage))
+
+    async def _run_worker(
+        self, temporary: str, feed: Feed, budget: dict[str, Any], begun: Callable[[], Awaitable[None]]
+    ) -> dict[str, Any]:
         directory = os.open(os.path.join(temporary, TREE), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            with open_pipe() as (reader, sink):
+            with open_pipe(begun) as (reader, sink):
                 async with asyncio.TaskGroup() as group:
                     worker = group.create_task(
                         self._runner.run_worker(UNPACK_ENTRY, budget, [directory, reader]), name="unpack layer"
@@ -175,17 +208,33 @@ class LayerStore:
             "entries": MAX_LAYER_ENTRIES,
         }
 
-    def _commit(self, temporary: str, chain_id: str, layer: Layer, below: list[str], implied: list[str]) -> None:
+    async def _commit(
+        self, temporary: str, chain_id: str, layer: Layer, below: Sequence[str], implied: Sequence[str]
+    ) -> None:
+        """Let the layer be there; also if whoever wants it leaves while it appears."""
+
+        def known(_: None) -> None:
+            self._layers[chain_id] = layer
+
+        async with self._stages.stage(COMMIT_LAYER):
+            try:
+                await finish(_seal, temporary, layer, below, implied)
+                await self._stages.halfway(COMMIT_LAYER)
+                await finish(self._publish, temporary, chain_id, then=known)
+            except OSError as error:
+                if isinstance(error, Fault):
+                    raise
+                raise HostFault(step="commit layer", object=chain_id, errno=error.errno or 0) from error
+
+    def _publish(self, temporary: str, chain_id: str) -> None:
+        path = os.path.join(self._directory, chain_id)
+        self._trash.rename(path)  # whatever it is, it is no layer that we know
+        os.rename(temporary, path)
         try:
-            adopt_directories(os.path.join(temporary, TREE), below, implied)
-            _write_synced(os.path.join(temporary, _INFO), json.dumps(asdict(layer)).encode())
-            _sync_directory(temporary)
-            os.rename(temporary, os.path.join(self._directory, chain_id))
             _sync_directory(self._directory)
-        except OSError as error:
-            if isinstance(error, Fault):
-                raise
-            raise HostFault(step="commit layer", object=chain_id, errno=error.errno or 0) from error
+        except OSError:
+            self._trash.rename(path)
+            raise
 
     def _scan(self) -> dict[str, Layer]:
         os.makedirs(self._directory, 0o700, exist_ok=True)
@@ -199,6 +248,13 @@ class LayerStore:
             elif name != _TRASH:
                 self._trash.rename(path)
         return found
+
+
+def _seal(temporary: str, layer: Layer, below: Sequence[str], implied: Sequence[str]) -> None:
+    """Write what is still missing of a layer, and have all of it on disk."""
+    adopt_directories(os.path.join(temporary, TREE), below, implied)
+    _write_synced(os.path.join(temporary, _INFO), json.dumps(asdict(layer)).encode())
+    _sync_directory(temporary)
 
 
 def first_failure(failures: BaseExceptionGroup[BaseException]) -> BaseException:

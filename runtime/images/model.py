@@ -35,8 +35,12 @@ class Records(Protocol):
 
     async def load_images(self) -> Sequence[Image]: ...
 
-    async def save_images(self, put: Sequence[Image], remove: Sequence[str]) -> None:
-        """Insert or replace ``put`` by id and delete the ids in ``remove``, durably."""
+    async def save_images(self, put: Sequence[Image], remove: Sequence[str], then: Callable[[], None]) -> None:
+        """Insert or replace ``put`` by id and delete the ids in ``remove``, durably.
+
+        ``then`` is called once they are stored, also when the caller was cancelled meanwhile: what
+        is in memory never differs from what is stored.
+        """
         ...
 
 

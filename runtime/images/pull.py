@@ -24,6 +24,7 @@ from runtime.images.platforms import Platform, choose, host_platform, rank
 from runtime.images.reference import Reference, parse
 from runtime.images.registry import FetchedManifest, Registry
 from runtime.images.sink import PipeSink
+from runtime.images.stages import FETCH_CONFIG, FETCH_MANIFEST
 from runtime.images.store import ImageStore
 
 MAX_INDEX_DEPTH = 2
@@ -88,10 +89,11 @@ class Puller:
         return image
 
     async def _pull(self, reference: Reference, progress: Progress) -> Image:
-        top = await self.registry.fetch_manifest(reference)
+        top = await self._fetch_manifest(reference)
         manifest = await self._resolve(reference, top)
         progress.stage = "config"
-        content = await self.registry.fetch_bytes(reference, manifest.config)
+        async with self._store.stages.stage(FETCH_CONFIG):
+            content = await self.registry.fetch_bytes(reference, manifest.config)
         config = parse_config(content, str(reference))
         check_config(config, manifest, self._platform, str(reference))
         progress.stage = "layers"
@@ -111,6 +113,10 @@ class Puller:
                 )
             )
 
+    async def _fetch_manifest(self, reference: Reference) -> FetchedManifest:
+        async with self._store.stages.stage(FETCH_MANIFEST):
+            return await self.registry.fetch_manifest(reference)
+
     async def _resolve(self, reference: Reference, fetched: FetchedManifest) -> Manifest:
         """The manifest for this platform, through at most two levels of indexes."""
         what, media_type = str(reference), fetched.media_type
@@ -120,7 +126,7 @@ class Puller:
                 return document
             chosen = choose_manifest(document, self._platform, what)
             reference = reference.with_digest(chosen.digest)
-            fetched = await self.registry.fetch_manifest(reference)
+            fetched = await self._fetch_manifest(reference)
             if len(fetched.content) != chosen.size:
                 raise FailedPrecondition(
                     f"it has {len(fetched.content)} bytes, the index says {chosen.size}",

@@ -11,17 +11,18 @@ import asyncio
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 PIPE_BYTES = 1 << 20
 
 
 class PipeSink:
-    """Writes to the pipe ``fd``, which it owns."""
+    """Writes to the pipe ``fd``, which it owns. ``begun`` is awaited once, after the first piece."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, begun: Callable[[], Awaitable[None]] | None = None) -> None:
         os.set_blocking(fd, False)
         self._fd = fd
+        self._begun = begun
 
     async def write(self, data: bytes) -> None:
         """Write all of ``data``, waiting for the reader as needed.
@@ -35,6 +36,9 @@ class PipeSink:
                 view = view[os.write(self._fd, view) :]
             except BlockingIOError:
                 await self._writable()
+        if self._begun is not None:
+            begun, self._begun = self._begun, None
+            await begun()
 
     def close(self) -> None:
         """End the stream. A second time is fine."""
@@ -58,10 +62,10 @@ class PipeSink:
 
 
 @contextlib.contextmanager
-def open_pipe() -> Iterator[tuple[int, PipeSink]]:
+def open_pipe(begun: Callable[[], Awaitable[None]] | None = None) -> Iterator[tuple[int, PipeSink]]:
     """A reading descriptor for a worker, and the sink that feeds it; both closed at the end."""
     reader, writer = os.pipe2(os.O_CLOEXEC)
-    sink = PipeSink(writer)
+    sink = PipeSink(writer, begun)
     try:
         with contextlib.suppress(PermissionError):  # the user's pipe budget is used up: a small one works too
             fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, PIPE_BYTES)

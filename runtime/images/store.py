@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,9 @@ from collections.abc import Callable, Iterator, Sequence
 from runtime.images.index import ImageIndex
 from runtime.images.layers import LayerStore
 from runtime.images.model import Dropped, FilesystemUsage, Image, Records, Spawn, WorkerRunner
+from runtime.images.stages import LIST_IMAGE, UNLIST_IMAGE, Stages
 from runtime.images.trash import Trash
+from runtime.steps import FailpointHook
 
 
 class ImageStore:
@@ -28,8 +31,11 @@ class ImageStore:
     ``layers_in_use`` tells the chain ids that containers stack.
     """
 
-    def __init__(self, root: str, records: Records, layers: LayerStore, layers_in_use: Callable[[], set[str]]) -> None:
+    def __init__(
+        self, root: str, records: Records, layers: LayerStore, layers_in_use: Callable[[], set[str]], stages: Stages
+    ) -> None:
         self.layers = layers
+        self.stages = stages
         self._root = root
         self._records = records
         self._layers_in_use = layers_in_use
@@ -47,6 +53,7 @@ class ImageStore:
         spawn: Spawn,
         layers_in_use: Callable[[], set[str]],
         codec_path: str,
+        failpoints: FailpointHook | None = None,
     ) -> tuple[ImageStore, list[Dropped]]:
         """Open the store below ``root``, which must exist, and recover it: left-overs are
         removed, records whose layers are missing are dropped and reported.
@@ -54,8 +61,10 @@ class ImageStore:
         ``codec_path`` is the site-packages directory of isal and zstd.
         """
         directory = os.path.join(root, "layers")
-        trash = Trash(LayerStore.trash_path(directory), runner, spawn)
-        store = cls(root, records, LayerStore(directory, runner, trash, codec_path), layers_in_use)
+        stages = Stages(failpoints)
+        trash = Trash(LayerStore.trash_path(directory), runner, spawn, stages=stages)
+        layers = LayerStore(directory, runner, trash, codec_path, stages)
+        store = cls(root, records, layers, layers_in_use, stages)
         return store, await store._recover()
 
     @property
@@ -83,27 +92,31 @@ class ImageStore:
 
         An image with the same id keeps its other names. Returns the record as it is now.
         """
-        async with self._changing:
+        async with self._changing, self.stages.stage(LIST_IMAGE):
             changed = self._index.plan_add(image)
-            await self._records.save_images(changed, [])
-            for each in reversed(changed):
-                self._index.put(each)
+
+            def listed() -> None:
+                for each in reversed(changed):
+                    self._index.put(each)
+
+            await self._records.save_images(changed, [], listed)
             return changed[0]
 
     async def remove(self, text: str) -> Image | None:
         """Remove the image that ``text`` means, with all its names; None if there is none.
 
-        Layers that something else needs stay.
+        Layers that something else needs stay. Those that nothing needs go in either case: a
+        removal that failed is gone on with by asking again.
 
         Raises:
             InvalidArgument: as :meth:`resolve`.
         """
         async with self._changing:
             image = self._index.resolve(text)
-            if image is None:
-                return None
-            await self._records.save_images([], [image.id])
-            self._index.drop(image.id)
+            if image is not None:
+                async with self.stages.stage(UNLIST_IMAGE):
+                    drop = functools.partial(self._index.drop, image.id)
+                    await self._records.save_images([], [image.id], drop)
             await self._collect()
             return image
 
@@ -151,7 +164,7 @@ class ImageStore:
             else:
                 kept.append(image)
         if dropped:
-            await self._records.save_images([], [each.image_id for each in dropped])
+            await self._records.save_images([], [each.image_id for each in dropped], lambda: None)
         self._index = ImageIndex(kept)
         await self.collect()
         return dropped

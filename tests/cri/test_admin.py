@@ -53,6 +53,9 @@ async def test_images_are_imported_listed_and_removed(crisp: Crisp, admin: Any, 
         for start in range(0, len(data), 1 << 20):
             yield pb.ImportImageRequest(chunk=data[start : start + (1 << 20)])
 
+    crisp.host.failpoints.set("images/unlist_image:before", "fail", 1)
+    with pytest.raises(grpc.aio.AioRpcError, match="made to fail"):
+        await admin.RemoveImage(pb.RemoveImageRequest(image=DEMO_IMAGE))
     removed = (await admin.RemoveImage(pb.RemoveImageRequest(image=DEMO_IMAGE))).removed
     assert DEMO_IMAGE in removed.repo_tags
     with pytest.raises(grpc.aio.AioRpcError) as refused:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 
 import grpc
@@ -32,6 +33,21 @@ async def test_an_image_goes_under_a_running_container_and_its_layers_stay_for_i
         assert refused.value.code() is grpc.StatusCode.NOT_FOUND
         await crisp.runtime.RemoveContainer(api.RemoveContainerRequest(container_id=id))
         assert not os.path.exists(layer)
+    finally:
+        await crisp.import_demo_image()
+
+
+async def test_a_removal_outlives_its_client_and_the_same_name_joins_it(crisp: Crisp) -> None:
+    crisp.host.failpoints.set("images/unlist_image:after", "hang")
+    try:
+        first = asyncio.ensure_future(remove(crisp, DEMO_IMAGE))
+        await crisp.until(lambda: any(point.waiting for point in crisp.host.failpoints.points()))
+        first.cancel()
+        second = asyncio.ensure_future(remove(crisp, DEMO_IMAGE))
+        await crisp.until(lambda: crisp.host.operations._single[f"remove image {DEMO_IMAGE}"].waiting == 1)
+        crisp.host.failpoints.set("*", "off")
+        await second
+        assert not crisp.host.images.strays() and not [*crisp.host.images._store.layers.known]
     finally:
         await crisp.import_demo_image()
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from runtime.errors import FailedPrecondition, Fault, NotFound
+from runtime.errors import FailedPrecondition, Fault, InvalidArgument, NotFound
 from runtime.images.archive import import_archive
 from runtime.images.manifest import OCI_INDEX, OCI_MANIFEST
 from runtime.images.model import Image
@@ -57,12 +57,12 @@ def archive_of(files: Mapping[str, bytes]) -> bytes:
     return tars.archive(*[tars.long_name(name.encode()) + tars.entry(b"x", data) for name, data in files.items()])
 
 
-async def load(store: ImageStore, data: bytes) -> list[Image]:
+async def load(store: ImageStore, data: bytes, name: str = "") -> list[Image]:
     fd = os.memfd_create("archive")
     try:
         os.write(fd, data)
         os.lseek(fd, 0, os.SEEK_SET)
-        return await import_archive(store, fd, AMD64)
+        return await import_archive(store, fd, AMD64, name)
     finally:
         os.close(fd)
 
@@ -121,6 +121,23 @@ async def test_of_an_index_the_image_for_this_platform_is_taken(store: ImageStor
     [image] = await load(store, archive_of(files))
     assert image.repo_tags == ("r.example/a:1", "r.example/b:1")
     assert image.repo_digests[0] == f"r.example/a@{digest_of(index)}"
+
+
+async def test_a_name_that_is_given_is_for_an_image_without_one(store: ImageStore) -> None:
+    [image] = await load(store, archive_of(docker_files([BASE])), "r.example/given:1")
+    assert image.repo_tags == ("r.example/given:1",)
+    [image] = await load(store, archive_of(docker_files([TOP], "app:v1")), "r.example/given:2")
+    assert image.repo_tags == ("docker.io/library/app:v1",)
+    with pytest.raises(InvalidArgument):
+        await load(store, archive_of(docker_files([BASE])), "NO NAME")
+
+
+async def test_one_name_for_several_images_is_refused_before_any_is_imported(store: ImageStore) -> None:
+    one, two = docker_files([BASE]), docker_files([BASE, TOP])
+    entries = json.loads(one["manifest.json"]) + json.loads(two["manifest.json"])
+    with pytest.raises(InvalidArgument, match="the archive has 2 images"):
+        await load(store, archive_of({**one, **two, "manifest.json": json.dumps(entries).encode()}), "r.example/a:1")
+    assert store.images() == [] and store.layers.known == {}
 
 
 async def test_several_images_are_imported(store: ImageStore) -> None:

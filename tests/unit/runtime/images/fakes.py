@@ -14,21 +14,39 @@ from runtime.images.model import Image
 
 
 class MemoryRecords:
-    """A ``Records`` without a disk. ``transactions`` are the calls of ``save_images``."""
+    """A ``Records`` without a disk. ``transactions`` are the calls of ``save_images``.
+
+    With a ``gate`` one is ``reached`` and then carried out once that is set, whether or not its caller waits.
+    """
 
     def __init__(self, images: Sequence[Image] = ()) -> None:
         self.images = {image.id: image for image in images}
         self.transactions: list[tuple[list[str], list[str]]] = []
+        self.gate: asyncio.Event | None = None
+        self.reached = asyncio.Event()
+        self._background = Background()
 
     async def load_images(self) -> Sequence[Image]:
         return list(self.images.values())
 
-    async def save_images(self, put: Sequence[Image], remove: Sequence[str]) -> None:
+    async def save_images(self, put: Sequence[Image], remove: Sequence[str], then: Callable[[], None]) -> None:
         self.transactions.append(([image.id for image in put], list(remove)))
-        for image in put:
-            self.images[image.id] = image
-        for image_id in remove:
-            del self.images[image_id]
+
+        async def write() -> None:
+            if self.gate is not None:
+                self.reached.set()
+                await self.gate.wait()
+                self.reached.clear()
+            for image in put:
+                self.images[image.id] = image
+            for image_id in remove:
+                del self.images[image_id]
+            then()
+
+        await asyncio.shield(self._background("write", write()))
+
+    async def settle(self) -> None:
+        await self._background.settle()
 
 
 class PlainRunner:
@@ -75,7 +93,7 @@ class Background:
     def __init__(self) -> None:
         self._tasks: list[asyncio.Task[None]] = []
 
-    def __call__(self, name: str, work: Coroutine[Any, Any, None]) -> object:
+    def __call__(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.append(task)
         return task

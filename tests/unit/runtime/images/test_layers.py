@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -14,10 +15,12 @@ from runtime.errors import FailedPrecondition, Fault, HostFault, ResourceExhaust
 from runtime.images import layers
 from runtime.images.layers import Layer, LayerStore, first_failure
 from runtime.images.sink import PipeSink
+from runtime.images.stages import Stages
 from runtime.images.trash import Trash
 from tests.descriptors import open_descriptors
 from tests.unit.runtime.images.fakes import Background, PlainRunner, diff_id
 
+PLACES = ("before", "mid", "after")
 CHAIN, UPPER = "a" * 64, "b" * 64
 
 
@@ -193,6 +196,102 @@ async def test_a_layer_that_cannot_be_committed_is_not_there(
     with pytest.raises(HostFault, match="commit layer"):
         await store.ensure([CHAIN], diff_id(b"data"), feed(b"data"))
     assert names(tmp_path) == []
+
+
+async def test_a_layer_that_appears_while_its_pull_is_cancelled_is_known(
+    store: LayerStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread cannot be stopped; a layer on disk that nobody knows would be in its own way."""
+    renaming, go_on, rename = threading.Event(), threading.Event(), os.rename
+
+    def slow(source: str, target: str) -> None:
+        if target.endswith(CHAIN):
+            renaming.set()
+            go_on.wait(20)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", slow)
+    async with asyncio.TaskGroup() as group:
+        pull = group.create_task(store.ensure([CHAIN], diff_id(b"data"), feed(b"data")))
+        await asyncio.to_thread(renaming.wait, 20)
+        pull.cancel()
+        await asyncio.sleep(0)
+        go_on.set()
+    assert pull.cancelled()
+    assert names(tmp_path) == [CHAIN] == list(store.known)
+    assert store.strays() == []
+
+
+async def test_what_lies_in_the_place_of_a_layer_makes_way(store: LayerStore, tmp_path: Path) -> None:
+    (tmp_path / "layers" / CHAIN / "something").mkdir(parents=True)
+    await store.ensure([CHAIN], diff_id(b"data"), feed(b"data"))
+    assert sorted(os.listdir(tmp_path / "layers" / CHAIN)) == ["fs", "layer.json"]
+
+
+async def test_a_layer_that_may_not_outlive_a_power_cut_is_not_there(
+    store: LayerStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = layers._sync_directory
+
+    def fail(path: str) -> None:
+        if path.endswith("/layers"):
+            raise OSError(5, "input/output error")
+        sync(path)
+
+    monkeypatch.setattr(layers, "_sync_directory", fail)
+    with pytest.raises(HostFault, match="commit layer"):
+        await store.ensure([CHAIN], diff_id(b"data"), feed(b"data"))
+    assert names(tmp_path) == [] and store.known == {}
+
+
+async def test_what_is_neither_a_layer_nor_about_to_be_one_is_a_stray(store: LayerStore, tmp_path: Path) -> None:
+    async def look(sink: PipeSink) -> None:
+        assert [name for name in names(tmp_path) if name.startswith(".tmp-")] and store.strays() == []
+        await sink.write(b"data")
+
+    await store.ensure([CHAIN], diff_id(b"data"), look)
+    assert store.strays() == []
+    (tmp_path / "layers/.tmp-left").mkdir()
+    (tmp_path / "layers" / UPPER).mkdir()
+    assert sorted(store.strays()) == sorted(str(tmp_path / "layers" / name) for name in (".tmp-left", UPPER))
+    for path in store.strays():
+        await store.throw_stray(path)
+    assert names(tmp_path) == [CHAIN] and store.strays() == []
+
+
+async def test_a_layer_that_cannot_be_thrown_away_stays_known(
+    store: LayerStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.ensure([CHAIN], diff_id(b"data"), feed(b"data"))
+
+    def fail(*_: object) -> None:
+        raise OSError(5, "input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "rename", fail)
+        with pytest.raises(OSError, match="input/output"):
+            await store.discard([CHAIN])
+    assert list(store.known) == [CHAIN]
+    await store.discard([CHAIN])
+    assert store.known == {}
+
+
+async def test_each_stage_of_a_layer_can_be_met(tmp_path: Path, runner: PlainRunner, background: Background) -> None:
+    met: dict[str, list[str]] = {}
+
+    class Look:
+        async def hit(self, point: str) -> None:
+            met[point] = [name for name in names(tmp_path) if not name.startswith(".tmp-")]
+
+    directory, stages = str(tmp_path / "layers"), Stages(Look())
+    trash = Trash(LayerStore.trash_path(directory), runner, background)
+    store = LayerStore(directory, runner, trash, "", stages)
+    await store.open()
+    await store.ensure([CHAIN], diff_id(b"data"), feed(b"data"))
+    visible = [point.removeprefix("images/") for point, found in met.items() if found == [CHAIN]]
+    assert list(met) == [f"images/{name}:{at}" for name in ("unpack_layer", "commit_layer") for at in PLACES]
+    assert visible == ["commit_layer:after"]
+    await background.settle()
 
 
 async def test_a_spooled_archive_is_gone_afterwards(store: LayerStore, tmp_path: Path) -> None:

@@ -53,3 +53,16 @@ async def test_both_ends_are_closed_at_the_end() -> None:
     with open_pipe():
         pass
     assert open_descriptors() == before
+
+
+async def test_after_the_first_piece_and_not_before_or_again_it_is_told_that_it_has_begun() -> None:
+    told: list[bytes] = []
+
+    async def begun() -> None:
+        told.append(os.read(reader, 100))
+
+    with open_pipe(begun) as (reader, sink):
+        assert told == []
+        await sink.write(b"first")
+        await sink.write(b"second")
+        assert told == [b"first"] and os.read(reader, 100) == b"second"

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from runtime.errors import InvalidArgument
+from runtime.errors import HostFault, InvalidArgument
 from runtime.images.config import chain_ids
 from runtime.images.model import Dropped, Image
 from runtime.images.sink import PipeSink
+from runtime.images.stages import REMOVE, points
 from runtime.images.store import ImageStore
 from tests.unit.runtime.images.fakes import Background, MemoryRecords, PlainRunner, diff_id
 
@@ -26,6 +27,7 @@ class Setup:
         self.runner = PlainRunner()
         self.background = Background()
         self.stacked: set[str] = set()
+        self.failpoints: FailOnce | None = None
 
     async def open(self) -> tuple[ImageStore, list[Dropped]]:
         return await ImageStore.open(
@@ -35,6 +37,7 @@ class Setup:
             spawn=self.background,
             layers_in_use=lambda: self.stacked,
             codec_path="",
+            failpoints=self.failpoints,
         )
 
     def on_disk(self) -> set[str]:
@@ -93,6 +96,46 @@ async def test_removing_by_any_name_removes_all_of_it(setup: Setup) -> None:
     assert setup.records.images == {}
     with pytest.raises(InvalidArgument):
         await store.remove("UPPER")
+
+
+class FailOnce:
+    """Fails at ``point``, once."""
+
+    def __init__(self, point: str) -> None:
+        self.point = point
+
+    async def hit(self, point: str) -> None:
+        if point == self.point:
+            self.point = ""
+            raise HostFault("made to fail")
+
+
+@pytest.mark.parametrize("point", points(REMOVE))
+async def test_a_removal_that_failed_is_gone_on_with_by_asking_again(setup: Setup, point: str) -> None:
+    setup.failpoints = FailOnce(point)
+    store, _ = await setup.open()
+    image = await add(store, 1, b"one", b"two")
+    with pytest.raises(HostFault):
+        await store.remove(image.id)
+    await store.remove(image.id)
+    assert (store.images(), setup.records.images, setup.on_disk()) == ([], {}, set())
+
+
+async def test_what_is_stored_is_told_also_if_whoever_asked_has_left(setup: Setup) -> None:
+    """Else the image would be there after a restart and not before, or the reverse."""
+    store, _ = await setup.open()
+    for change in ("add", "remove"):
+        setup.records.gate = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            work = add(store, 1, b"one") if change == "add" else store.remove(f"sha256:{1:064x}")
+            task = group.create_task(work)
+            await asyncio.wait_for(setup.records.reached.wait(), 20)
+            task.cancel()
+        assert task.cancelled()
+        setup.records.gate.set()
+        await setup.records.settle()
+        assert [image.id for image in store.images()] == list(setup.records.images)
+        assert bool(store.images()) == (change == "add")
 
 
 async def test_layers_that_others_need_stay(setup: Setup) -> None:

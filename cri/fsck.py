@@ -120,6 +120,16 @@ async def container_directories(host: Host) -> AsyncIterator[tuple[Finding, Repa
             yield Finding("directory", path, "belongs to no container"), mend
 
 
+async def layers(host: Host) -> AsyncIterator[tuple[Finding, Repair]]:
+    """What is neither a whole layer nor one that is being made."""
+    for path in sorted(host.images.strays()):
+
+        async def mend(path: str = path) -> None:
+            await host.images.throw_stray(path)
+
+        yield Finding("layer", path, "belongs to no image and to no pull"), mend
+
+
 async def cgroups(host: Host) -> AsyncIterator[tuple[Finding, Repair]]:
     """Below ``/crisp-<instance>``: pods that kubelet gave no parent for."""
     parent = f"/crisp-{host.instance}"
@@ -178,5 +188,5 @@ def entries(path: object) -> list[str]:
         return []
 
 
-UNKNOWN: Sequence[Probe] = (pod_directories, container_directories, cgroups, network_orphans)
+UNKNOWN: Sequence[Probe] = (pod_directories, container_directories, layers, cgroups, network_orphans)
 """The probes for what belongs to no record."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from cri.demo_image import Entry
 from cri.fsck import Finding, fsck
 from cri.state.records import OperationPhase, OperationRecord, SandboxState
 from cri.steps.codec import encode
@@ -58,6 +59,28 @@ async def test_the_directory_of_no_container_goes(crisp: Crisp) -> None:
     await repair_all(crisp, ("directory", str(path)))
     await crisp.settle()
     assert not path.exists() and os.listdir(crisp.host.root / "trash") == []
+
+
+async def test_what_is_no_layer_and_no_part_of_a_pull_goes(crisp: Crisp) -> None:
+    paths = [crisp.host.root / "layers" / name for name in (".tmp-left", "f" * 64)]
+    for path in paths:
+        (path / "fs" / "etc").mkdir(parents=True)
+    await repair_all(crisp, *(("layer", str(path)) for path in sorted(paths)))
+    await crisp.settle()
+    assert not any(path.exists() for path in paths)
+    assert os.listdir(crisp.host.root / "layers" / ".trash") == []
+
+
+@pytest.mark.parametrize("stage", ["unpack_archive:mid", "unpack_layer:mid", "commit_layer:mid"])
+async def test_an_image_that_is_on_its_way_is_left_alone(crisp: Crisp, stage: str) -> None:
+    crisp.host.failpoints.set(f"images/{stage}", "hang")
+    async with asyncio.TaskGroup() as group:
+        entry = Entry("etc/new", 0o644, stage.encode())
+        imported = group.create_task(crisp.import_image("crisp.local/new:1", {}, [entry]))
+        await crisp.until(lambda: any(point.waiting for point in crisp.host.failpoints.points()))
+        assert await fsck(crisp.host, repair=True) == []
+        crisp.host.failpoints.set("*", "off")
+    await crisp.host.images.remove(imported.result())
 
 
 async def test_the_cgroup_of_no_pod_goes_with_what_runs_in_it(crisp: Crisp) -> None:

@@ -59,7 +59,7 @@ test-attacks: $(BIN)/.installed-dev ## what images, containers and requests may 
 	@deploy/install-deps --test
 	$(PYTEST) tests/security
 
-test-failpoints: $(BIN)/.installed-dev ## fail, kill and cancel at every step of every operation (as root, 10 minutes)
+test-failpoints: $(BIN)/.installed-dev ## fail, kill and cancel at every step of every operation (as root, 12 minutes)
 	@deploy/install-deps --test
 	$(PYTEST) tests/failpoints
 

@@ -115,6 +115,7 @@ class Daemon:
             grpc.insecure_channel(f"unix://{each}", options) for each in (path, self.state / "admin.sock")
         ]
         self.runtime: Any = rpc.RuntimeServiceStub(self._channels[0])
+        self.images: Any = rpc.ImageServiceStub(self._channels[0])
         self.admin: Any = admin_rpc.AdminStub(self._channels[1])
         self.pods()
 

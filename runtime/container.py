@@ -33,6 +33,9 @@ from runtime.stdio import Stdio
 DRAIN_SECONDS = 5.0
 """How long the log waits, after the exit, for whoever else still holds the output's pipes."""
 
+DROPS_SECONDS = 1.0
+"""How long it takes at most until the daemon is told of log entries that the disk has refused."""
+
 _DRAIN_CHUNKS = 64
 
 
@@ -54,11 +57,12 @@ class Container:
         self._child: Child | None = None
         self._pumps: list[LogPump] = []
         self._drain_timer: Timer | None = None
+        self._drop_timer: Timer | None = None
         self._reply: Reply | None = None
         """Who asked for the start; None until then."""
         self._gone: Callable[[], None] = _ignore
         self._oom_kills = self._count_oom_kills()
-        self._log = LogFile(request["log_path"], request.get("log_directory", ""))
+        self._log = LogFile(request["log_path"], request.get("log_directory", ""), self._on_dropped)
         try:
             self._stdio = Stdio(stdin=request["stdin"], terminal=request["terminal"])
         except BaseException:
@@ -271,6 +275,8 @@ class Container:
             "oom": oom,
             "finished_at": finished_at,
         }
+        if self._log.dropped:
+            self.record["log_dropped"] = self._log.dropped
         try:
             exits.write_exit(self._pod.exits, self.record)
         except HostFault as error:
@@ -327,16 +333,28 @@ class Container:
         else:
             self._close()
 
+    def _on_dropped(self) -> None:
+        """The disk has refused entries of its log, and goes on with that: it is told once in a while."""
+        if self._drop_timer is None:
+            self._drop_timer = self._pod.loop.later(DROPS_SECONDS, self._tell_dropped)
+
+    def _tell_dropped(self) -> None:
+        if self._drop_timer is not None:
+            self._drop_timer.cancel()
+            self._drop_timer = None
+            self._pod.announce({"event": "log_dropped", "container": self.id, "dropped": self._log.dropped})
+
     def _close(self) -> None:
         """Let go of its log, its pipes and its stdin."""
         if self._drain_timer is not None:
             self._drain_timer.cancel()
-        if self._log.dropped and not self._log.discards:
-            self._pod.note(f"{self._log.dropped} entries of the log of {self.id} were refused by the disk and dropped")
         for pump in self._pumps:
             self._pod.loop.unwatch(pump.source)
             pump.close()
         self._pumps.clear()
+        if self._log.dropped and not self._log.discards:
+            self._pod.note(f"{self._log.dropped} entries of the log of {self.id} were refused by the disk and dropped")
+            self._tell_dropped()
         self._log.close()
         self._stdio.close()
         self.close_stdin()

@@ -43,11 +43,11 @@ _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 class LogFile:
     """The file at ``path``, shared by the streams of a container; ``path`` None discards."""
 
-    def __init__(self, path: str | None, directory: str = "") -> None:
+    def __init__(self, path: str | None, directory: str = "", lost: Callable[[], None] | None = None) -> None:
         """Open the file, with its parent directories (0755).
 
         ``directory`` is the one above ``path`` that may be reached by links; without it
-        that is the file's own.
+        that is the file's own. ``lost`` is called whenever ``dropped`` has grown.
 
         Raises:
             FailedPrecondition: there is something else than a regular file at ``path``.
@@ -57,6 +57,7 @@ class LogFile:
         self._directory = directory or (path or "").rpartition("/")[0]
         self.dropped = 0
         """Entries that the disk refused."""
+        self._lost = lost
         self._descriptor = -1 if path is None else _open(path, self._directory)
         self.discards = path is None
         """There is no file, or none any more: what is written is forgotten."""
@@ -93,6 +94,8 @@ class LogFile:
         """Take back the torn entry at the end of a short write and count what is lost."""
         whole = entries.rfind(b"\n", 0, written) + 1
         self.dropped += entries.count(b"\n", whole)
+        if self._lost is not None:
+            self._lost()
         if written == whole:
             return
         try:

@@ -21,7 +21,7 @@ from runtime.spec import ExitRecord
 _SUFFIX = ".json"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _REQUIRED = {"container": str, "pid": int, "code": int, "signal": int, "oom": bool, "finished_at": int}
-_OPTIONAL = {"reason": str, "message": str}
+_OPTIONAL = {"reason": str, "message": str, "log_dropped": int}
 
 
 def exit_code(status: int) -> tuple[int, int]:
@@ -137,4 +137,6 @@ def _checked(document: Any, path: str) -> ExitRecord:
         record["reason"] = document["reason"]
     if "message" in document:
         record["message"] = document["message"]
+    if "log_dropped" in document:
+        record["log_dropped"] = document["log_dropped"]
     return record

@@ -96,7 +96,8 @@ class MonitorClient:
         return self._channel.closed
 
     def on_event(self, callback: Callable[[Message], None]) -> None:
-        """Get every event, earlier ones too: exit, exec_exit, attach_end, pause_exit. ``callback`` must not raise."""
+        """Get every event, earlier ones too: exit, exec_exit, attach_end, pause_exit, log_dropped. ``callback``
+        must not raise."""
         self._channel.listen(callback)
 
     def on_close(self, callback: Callable[[], None]) -> None:

@@ -276,6 +276,7 @@ class ExitRecord(TypedDict):
 
     ``code`` is 128+n for signal n; ``oom`` only if the kernel's counter moved and
     the main process was killed by SIGKILL; ``finished_at`` in ns since the epoch.
+    ``log_dropped`` are the log entries that the disk had refused by then, if any.
     """
 
     container: str
@@ -286,3 +287,4 @@ class ExitRecord(TypedDict):
     finished_at: int
     reason: NotRequired[str]
     message: NotRequired[str]
+    log_dropped: NotRequired[int]

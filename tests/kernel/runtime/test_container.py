@@ -248,9 +248,38 @@ def test_a_full_disk_never_blocks_the_container(pod: Driven, image: Image, monke
 
     monkeypatch.setattr(crilog.os, "writev", full)  # type: ignore[attr-defined] # the os module itself
     pod.do("start", request(image, "sh", "-c", "i=0; while [ $i -lt 3000 ]; do echo $i; i=$((i+1)); done; exit 7"))
-    assert exit_of(pod)["code"] == 7
+    end = exit_of(pod)
+    assert (end["code"], end["log_dropped"]) == (7, 3000)
     assert pod.do("hello")["containers"]["one"]["log_dropped"] == 3000
+    told = [event["dropped"] for event in pod.events if event["event"] == "log_dropped"]
+    assert told[-1] == 3000 and told == sorted(told)
     assert "3000 entries of the log of one" in (pod.directory / "monitor.log").read_text()
+
+
+def test_what_a_full_disk_refuses_is_told_while_the_container_runs_and_not_at_each_line(
+    pod: Driven, image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int, parts: list[bytes]) -> int:
+        raise OSError(28, "No space left on device")
+
+    plain = os.writev
+    monkeypatch.setattr(crilog.os, "writev", full)  # type: ignore[attr-defined]
+    monkeypatch.setattr(container, "DROPS_SECONDS", 0.05)
+    pod.do("start", request(image, "sh", "-c", "echo 1; echo 2; echo 3; read x; echo 4; exit 0", stdin=True))
+    pod.turn_until(lambda: pod.monitor.pod.containers["one"].describe()["log_dropped"] == 3)
+    assert pod.event("log_dropped") == {"event": "log_dropped", "container": "one", "dropped": 3}
+    monkeypatch.setattr(crilog.os, "writev", plain)  # type: ignore[attr-defined]
+    stdin = pod.monitor.pod.containers["one"].stdin
+    assert stdin is not None
+    os.write(stdin, b"go\n")
+    assert exit_of(pod)["log_dropped"] == 3
+    assert logged(image) == "4\n" and not [event for event in pod.events if event["event"] == "log_dropped"]
+
+
+def test_a_container_that_loses_nothing_says_nothing_of_it(pod: Driven, image: Image) -> None:
+    pod.do("start", request(image, "echo", "x"))
+    assert "log_dropped" not in exit_of(pod)
+    assert [event["event"] for event in pod.events] == []
 
 
 def test_a_container_without_stdin_reads_nothing(pod: Driven, image: Image) -> None:

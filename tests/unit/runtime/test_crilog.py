@@ -202,16 +202,20 @@ def test_a_full_disk_drops_whole_entries_and_counts_them(tmp_path: Path, monkeyp
     assert log.dropped == 2
 
 
-def test_a_disk_that_takes_nothing_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    log = crilog.LogFile(str(tmp_path / "log"))
+def test_a_disk_that_takes_nothing_is_no_error_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+    log = crilog.LogFile(str(tmp_path / "log"), lost=lambda: told.append(log.dropped))
+    log.write([b"zero\n"])
 
     def full(descriptor: int, parts: list[bytes]) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "writev", full)
     log.write([b"one\n", b"two\n"])
+    log.write([b"three\n"])
     log.close()
-    assert log.dropped == 2
+    log.write([b"four\n"])
+    assert log.dropped == 3 and told == [2, 3]
 
 
 def test_a_real_full_disk_never_blocks_the_writer() -> None:

@@ -44,6 +44,12 @@ def test_reason_and_message_are_kept(directory: int, tmp_path: Path) -> None:
     assert exits.read_exits(str(tmp_path / "exits")) == {"c0ffee": record}
 
 
+def test_lost_log_entries_are_kept(directory: int, tmp_path: Path) -> None:
+    record: ExitRecord = {**RECORD, "log_dropped": 7}
+    exits.write_exit(directory, record)
+    assert exits.read_exit(str(tmp_path / "exits/c0ffee.json")) == record
+
+
 def test_the_directory_and_the_record_are_private(directory: int, tmp_path: Path) -> None:
     exits.write_exit(directory, RECORD)
     assert (tmp_path / "exits").stat().st_mode & 0o777 == 0o700

@@ -54,6 +54,7 @@ def plan_exited(record: ContainerRecord, end: ExitRecord) -> ContainerRecord:
         reason=end.get("reason") or reason,
         message=end.get("message") or "",
         pid=0,
+        log_dropped=end.get("log_dropped", 0),
     )
 
 
@@ -77,11 +78,14 @@ def watch_monitor(host: Host, sandbox_id: str, monitor: MonitorClient) -> None:
     def on_event(event: dict[str, Any]) -> None:
         if event["event"] == "exit":
             record: ExitRecord = event["record"]
+            host.dropped.note(record["container"], record.get("log_dropped", 0))
             host.tasks.spawn(f"exit {record['container'][:12]}", record_exit(host, record))
         elif event["event"] == "exec_exit":
             end_exec(host, sandbox_id, event)
         elif event["event"] == "attach_end":
             end_attach(host, sandbox_id, event)
+        elif event["event"] == "log_dropped":
+            host.dropped.note(event["container"], event["dropped"])
         elif event["event"] == "pause_exit":
             pod = host.pods.get(sandbox_id)
             if pod is not None and not pod.stopping:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cri.dropped import Dropped
 from cri.events import Events
 from cri.failpoints import Failpoints
 from cri.images import Images
@@ -151,6 +152,7 @@ class Host:
     sockets: Sockets = field(default_factory=Sockets)
     readings: Readings = field(init=False)
     events: Events = field(init=False)
+    dropped: Dropped = field(init=False)
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     pods: dict[str, LivePod] = field(default_factory=dict)
     planned: dict[str, PlannedContainer] = field(default_factory=dict)
@@ -168,6 +170,7 @@ class Host:
 
     def __post_init__(self) -> None:
         self.pool = Pool(self, self.settings.pool.size)
+        self.dropped = Dropped(self.metrics)
         self.events = Events(self.store, self.metrics.event_dropped)
         self.metric_messages = MetricMessages(str(self.root))
         self.readings = Readings(self.layout, self.sweeper, self.layers, self.tasks)
@@ -227,6 +230,7 @@ class Host:
             self.metric_messages,
             self.layers,
             self.readings,
+            self.dropped,
         ):
             each.forget(id)
 

@@ -60,6 +60,9 @@ class Metrics:
         self._events_dropped = Counter(
             "crisp_events_dropped", "Events that a subscriber was too slow for.", registry=self.registry
         )
+        self._log_dropped = Counter(
+            "crisp_log_entries_dropped", "Entries of containers' logs that the disk refused.", registry=self.registry
+        )
         self._pool = Gauge("crisp_pool_items", "Pods prepared and not yet taken.", registry=self.registry)
         self._leaks = Gauge(
             "crisp_leaks", "Objects on the host that belong to no record, by kind.", ["kind"], registry=self.registry
@@ -94,6 +97,10 @@ class Metrics:
     def event_dropped(self) -> None:
         """A subscriber of the container events did not get one."""
         self._events_dropped.inc()
+
+    def log_dropped(self, entries: int) -> None:
+        """So many more entries of a container's log are lost."""
+        self._log_dropped.inc(entries)
 
     def pool(self, items: int) -> None:
         self._pool.set(items)

@@ -126,6 +126,8 @@ async def recover_pod(host: Host, record: SandboxRecord) -> None:
     hello = await monitor.hello()
     for container in host.store.containers_of(record.id):
         known = hello["containers"].get(container.id)
+        if known is not None:
+            host.dropped.found(container.id, known["log_dropped"])
         if container.state is ContainerState.RUNNING and (known is None or known["state"] != "running"):
             await settle_container(host, container, directory, "its end was not seen")
     if hello["pause"] is None and record.pause_pid:

@@ -1,4 +1,4 @@
-"""ContainerStatus: what a container is, and with ``verbose`` its document and stages.
+"""ContainerStatus: what a container is, and with ``verbose`` its document, stages and lost log entries.
 
 Kubelet asks for it more often than for anything else.
 
@@ -21,11 +21,13 @@ async def container_status_rpc(host: Host, request: api.ContainerStatusRequest, 
     status = host.encoded_statuses.join([record])
     if not request.verbose:
         return status
-    return status + api.ContainerStatusResponse(info=verbose_info(record)).SerializeToString()
+    return status + api.ContainerStatusResponse(info=verbose_info(host, record)).SerializeToString()
 
 
-def verbose_info(record: ContainerRecord) -> dict[str, str]:
-    """JSON: ``info`` with the pid and the plan (``plan.spec`` is config.json), ``timeline``."""
-    info = {"sandboxID": record.sandbox_id, "pid": record.pid, "plan": json.loads(record.plan)}
+def verbose_info(host: Host, record: ContainerRecord) -> dict[str, str]:
+    """JSON: ``info`` with the pid, the log entries that the disk has refused, and the plan (``plan.spec``
+    is config.json), ``timeline``."""
+    dropped = max(record.log_dropped, host.dropped.of(record.id))
+    info = {"sandboxID": record.sandbox_id, "pid": record.pid, "logDropped": dropped, "plan": json.loads(record.plan)}
     timeline = Timeline(f"container {record.id[:12]} {record.name}", record.stages)
     return {"info": json.dumps(info), "timeline": to_info([timeline])}

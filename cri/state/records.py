@@ -79,7 +79,8 @@ class SandboxRecord(msgspec.Struct, frozen=True, kw_only=True):
 class ContainerRecord(msgspec.Struct, frozen=True, kw_only=True):
     """``config`` is the serialized ContainerConfig; ``plan`` the JSON of its
     ContainerPlan (``cri.plan.container``); ``layers`` are the chain ids that it stacks,
-    bottom first, which stay on disk for it. Times in ns since the epoch, 0 for not yet."""
+    bottom first, which stay on disk for it. Times in ns since the epoch, 0 for not yet.
+    ``log_dropped`` are the entries of its log that the disk had refused when it ended."""
 
     id: str
     sandbox_id: str
@@ -100,6 +101,7 @@ class ContainerRecord(msgspec.Struct, frozen=True, kw_only=True):
     pid: int = 0
     resources: bytes = b""
     stages: tuple[StageRecord, ...] = ()
+    log_dropped: int = 0
 
 
 ImageRecord = Image

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import re
+from pathlib import Path
 
+from proto import api_pb2 as api
+from runtime.linux import mount
 from tests.cri.harness import Crisp
 
 LINE = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}(Z|[+-]\d\d:\d\d) (stdout|stderr) ([FP]) (.*)\n")
@@ -40,3 +45,32 @@ async def test_a_pod_without_a_log_directory_logs_nothing(crisp: Crisp) -> None:
     pod.log_directory = ""
     status, _ = await crisp.run_to_end(await crisp.run_pod(pod), "echo", "hi")
     assert (status.log_path, status.exit_code) == ("", 0)
+
+
+async def test_what_a_full_disk_refuses_is_told_of_the_container_and_counted(crisp: Crisp) -> None:
+    """While it runs, and after its end; an entry is whole or lost."""
+    pod = crisp.pod()
+    folder = Path(pod.log_directory)
+    folder.mkdir(parents=True)
+    mount.mount("small", str(folder), "tmpfs", 0, "size=64k")
+    try:
+        script = "i=0; while [ $i -lt 2000 ]; do echo $i-0123456789012345678901234567890123456789; i=$((i+1)); done"
+        id = await crisp.run(await crisp.run_pod(pod), crisp.container("sh", "-c", f"{script}; exec sleep 1000"))
+        async with asyncio.timeout(20):
+            while (lost := await told(crisp, id)) + len(crisp.log_path(id).read_bytes().splitlines()) < 2000:
+                await asyncio.sleep(0.01)
+        kept = crisp.log_path(id).read_bytes().splitlines(keepends=True)
+        assert 0 < lost == 2000 - len(kept)
+        assert all(LINE.fullmatch(line) for line in kept)
+        assert f"crisp_log_entries_dropped_total {lost}.0" in crisp.host.metrics.render().decode()
+        await crisp.runtime.StopContainer(api.StopContainerRequest(container_id=id, timeout=0))
+        assert await told(crisp, id) == lost == crisp.host.store.containers.get(id).log_dropped
+        await crisp.remove_all()
+        assert crisp.host.dropped.of(id) == 0
+    finally:
+        mount.umount2(str(folder), mount.MNT_DETACH)
+
+
+async def told(crisp: Crisp, id: str) -> int:
+    answer = await crisp.runtime.ContainerStatus(api.ContainerStatusRequest(container_id=id, verbose=True))
+    return int(json.loads(answer.info["info"])["logDropped"])

@@ -94,6 +94,25 @@ def monitor_of(record: SandboxRecord) -> int:
     return record.monitor.pid
 
 
+async def test_log_entries_lost_before_a_restart_are_told_after_it_and_not_counted_again(settings: Settings) -> None:
+    async with serving(settings) as first:
+        pod = first.pod()
+        folder = Path(pod.log_directory)
+        folder.mkdir(parents=True)
+        mount.mount("small", str(folder), "tmpfs", 0, "size=16k")
+        script = "i=0; while [ $i -lt 1000 ]; do echo $i; i=$((i+1)); done; exec sleep 1000"
+        id = await first.run(await first.run_pod(pod), first.container("sh", "-c", script))
+        await first.until(lambda: first.host.dropped.of(id) + len(first.log_path(id).read_bytes().splitlines()) == 1000)
+        lost = first.host.dropped.of(id)
+    async with serving(settings) as second:
+        try:
+            assert 0 < second.host.dropped.of(id) == lost
+            assert b"crisp_log_entries_dropped_total 0.0" in second.host.metrics.render()
+            await second.remove_all()
+        finally:
+            mount.umount2(str(folder), mount.MNT_DETACH)
+
+
 async def test_a_running_container_is_found_again_and_obeys(settings: Settings) -> None:
     async with serving(settings) as first:
         sandbox = await first.run_pod()

@@ -48,7 +48,9 @@ def test_stages_pulls_pool_and_version_have_their_metrics() -> None:
     metrics.pulled(True, 100)
     metrics.pulled(False, 50)
     metrics.pool(4)
+    metrics.log_dropped(3)
     found = values(metrics)
+    assert found["crisp_log_entries_dropped_total{}"] == 3
     assert found["crisp_stage_duration_seconds_count{operation=run,stage=address}"] == 1
     assert found["crisp_stage_duration_seconds_bucket{le=0.0005,operation=run,stage=address}"] == 1
     assert found["crisp_stage_duration_seconds_bucket{le=0.00025,operation=run,stage=address}"] == 0

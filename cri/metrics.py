@@ -10,6 +10,7 @@ values come from fixed sets, never from a request.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
@@ -55,14 +56,11 @@ class Metrics:
             buckets=STAGE_BUCKETS,
             registry=self.registry,
         )
-        self._pulls = Counter("crisp_image_pulls", "Image pulls, by result.", ["result"], registry=self.registry)
-        self._pull_bytes = Counter("crisp_image_pull_bytes", "Bytes of blobs pulled.", registry=self.registry)
-        self._events_dropped = Counter(
-            "crisp_events_dropped", "Events that a subscriber was too slow for.", registry=self.registry
-        )
-        self._log_dropped = Counter(
-            "crisp_log_entries_dropped", "Entries of containers' logs that the disk refused.", registry=self.registry
-        )
+        count = functools.partial(Counter, registry=self.registry)
+        self._pulls = count("crisp_image_pulls", "Image pulls, by result.", ["result"])
+        self._pull_bytes = count("crisp_image_pull_bytes", "Bytes of blobs pulled.")
+        self._events_dropped = count("crisp_events_dropped", "Events that a subscriber was too slow for.")
+        self._log_dropped = count("crisp_log_entries_dropped", "Entries of containers' logs that the disk refused.")
         self._pool = Gauge("crisp_pool_items", "Pods prepared and not yet taken.", registry=self.registry)
         self._leaks = Gauge(
             "crisp_leaks", "Objects on the host that belong to no record, by kind.", ["kind"], registry=self.registry

@@ -19,13 +19,12 @@ from dataclasses import dataclass, replace
 
 from runtime.errors import FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
 from runtime.images.config import ImageConfig, chain_ids, parse_config
-from runtime.images.layers import Feed
 from runtime.images.manifest import Descriptor, Manifest, parse_manifest
 from runtime.images.model import Image
 from runtime.images.platforms import Platform, host_platform
 from runtime.images.pull import MAX_INDEX_DEPTH, check_config, check_platform, choose_manifest
 from runtime.images.reference import Reference, parse
-from runtime.images.sink import PipeSink
+from runtime.images.sink import feed_descriptor
 from runtime.images.stages import READ_ARCHIVE
 from runtime.images.store import ImageStore
 from runtime.images.strictjson import MAX_BYTES, get_text, get_texts
@@ -34,7 +33,6 @@ from runtime.images.threads import finish
 from runtime.linux.files import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
 
 MAX_IMAGES = 1000
-CHUNK = 1 << 20
 _NAME_ANNOTATIONS = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
 _CONFIG_NAME = re.compile(r"(?:blobs/sha256/([0-9a-f]{64})|([0-9a-f]{64})\.json)", re.ASCII)
 _BLOB_NAME = re.compile(r"blobs/sha256/([0-9a-f]{64})", re.ASCII)
@@ -122,7 +120,7 @@ async def import_archive(
         ResourceExhausted: too large.
     """
     platform, tag = platform or host_platform(), str(parse(name)) if name else ""
-    async with store.layers.spool(_feed_descriptor(archive, "archive", "")) as path:
+    async with store.layers.spool(feed_descriptor(archive, "archive")) as path:
         with ArchiveDirectory(path) as directory:
             async with store.stages.stage(READ_ARCHIVE):
                 images = name_image(await finish(read_archive, directory, platform), tag)
@@ -159,7 +157,7 @@ async def _import_image(store: ImageStore, directory: ArchiveDirectory, archived
             opened: list[int] = []
             try:
                 fd = await finish(directory.open, layer.name, then=opened.append)
-                feed = _feed_descriptor(fd, layer.name, layer.digest)
+                feed = feed_descriptor(fd, layer.name, layer.digest)
                 await store.layers.ensure(chain[: position + 1], archived.config.diff_ids[position], feed)
             finally:
                 for fd in opened:
@@ -176,21 +174,6 @@ async def _import_image(store: ImageStore, directory: ArchiveDirectory, archived
                 created_at=time.time_ns(),
             )
         )
-
-
-def _feed_descriptor(fd: int, what: str, digest: str) -> Feed:
-    """Feeds what ``fd`` reads; with ``digest`` it must be that."""
-
-    async def feed(sink: PipeSink) -> None:
-        hasher = hashlib.sha256()
-        while chunk := await finish(os.read, fd, CHUNK):
-            hasher.update(chunk)
-            await sink.write(chunk)
-        found = f"sha256:{hasher.hexdigest()}"
-        if digest and found != digest:
-            raise FailedPrecondition(f"the content is {found}", step="verify blob", object=what)
-
-    return feed
 
 
 def _read_docker(directory: ArchiveDirectory, data: bytes, platform: Platform) -> list[ArchivedImage]:

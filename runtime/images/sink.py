@@ -1,6 +1,6 @@
 """The daemon's end of the pipe into an unpack worker.
 
-``layers`` opens it, ``pull`` and ``archive`` write what they have fetched.
+``layers`` opens it, ``pull`` writes what it has fetched, ``archive`` what is in a file.
 
 Invariant: the event loop never blocks on a worker that is slower than the network.
 """
@@ -10,10 +10,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import hashlib
 import os
 from collections.abc import Awaitable, Callable, Iterator
 
+from runtime.errors import FailedPrecondition
+from runtime.images.threads import finish
+
 PIPE_BYTES = 1 << 20
+CHUNK = 1 << 20
 
 
 class PipeSink:
@@ -73,3 +78,18 @@ def open_pipe(begun: Callable[[], Awaitable[None]] | None = None) -> Iterator[tu
     finally:
         sink.close()
         os.close(reader)
+
+
+def feed_descriptor(fd: int, what: str, digest: str = "") -> Callable[[PipeSink], Awaitable[None]]:
+    """Feeds what the file ``fd`` has from where it is; with ``digest`` it must be that, or ``what`` is refused."""
+
+    async def feed(sink: PipeSink) -> None:
+        hasher = hashlib.sha256()
+        while chunk := await finish(os.read, fd, CHUNK):
+            hasher.update(chunk)
+            await sink.write(chunk)
+        found = f"sha256:{hasher.hexdigest()}"
+        if digest and found != digest:
+            raise FailedPrecondition(f"the content is {found}", step="verify blob", object=what)
+
+    return feed

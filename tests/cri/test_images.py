@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import subprocess
 from collections.abc import AsyncIterator
@@ -12,12 +13,13 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from cri.demo_image import build_demo_image
+from cri.demo_image import ARCHITECTURES, build_demo_image
 from cri.images import codec_path
 from cri.settings import RegistrySettings
 from proto import api_pb2 as api
 from runtime.errors import InvalidArgument, NotFound
 from tests.cri.harness import DEMO_IMAGE, Crisp
+from tests.unit.runtime.images.registries import FakeRegistry, layer_with
 
 
 async def test_a_required_image_is_there_or_the_reason_is_told(crisp: Crisp) -> None:
@@ -45,6 +47,27 @@ async def test_a_name_for_an_archive_that_has_one_is_checked_and_not_needed(cris
     assert DEMO_IMAGE in image.repo_tags
     with open(archive, "rb") as file, pytest.raises(InvalidArgument):
         await crisp.host.images.import_archive(file.fileno(), "not a name")
+
+
+async def test_an_image_is_pulled_and_removed_and_both_are_counted_and_told(crisp: Crisp) -> None:
+    before = pulls(crisp)
+    async with FakeRegistry() as server:
+        id = server.add_image("app", "v1", [layer_with(b"file")], architecture=ARCHITECTURES[os.uname().machine])
+        record = await crisp.host.images.pull(f"{server.domain}/app:v1")
+        assert record.id == id and record in crisp.host.images.all()
+        with pytest.raises(NotFound):
+            await crisp.host.images.pull(f"{server.domain}/absent:v1")
+    assert crisp.host.images.config(record) is crisp.host.images.config(record)
+    assert crisp.host.images.usage().used_bytes > record.size and crisp.host.images.strays() == []
+    assert await crisp.host.images.remove(id) == record
+    assert await crisp.host.images.remove(id) is None
+    assert [after - count for after, count in zip(pulls(crisp), before, strict=True)] == [1, 1]
+
+
+def pulls(crisp: Crisp) -> list[float]:
+    registry = crisp.host.metrics.registry
+    names = ("success", "failure")
+    return [registry.get_sample_value("crisp_image_pulls_total", {"result": name}) or 0.0 for name in names]
 
 
 async def test_the_codecs_are_found() -> None:

@@ -21,6 +21,7 @@ from typing import Any
 
 import grpc
 
+from cri.demo_image import ARCHITECTURES
 from proto import admin_pb2 as admin
 from proto import api_pb2 as api
 from runtime.images.stages import IMPORT, PULL, REMOVE
@@ -37,6 +38,7 @@ KILL_WORKER = "kill-worker"
 WORKING = ("unpack_archive:mid", "unpack_layer:mid")
 """Where a worker has taken a part of its bytes and waits for more."""
 
+ARCHITECTURE = ARCHITECTURES[os.uname().machine]
 LARGE = random.Random(7).randbytes(3 << 20)
 """Much more than a pipe holds, and no compression makes it less."""
 
@@ -84,7 +86,7 @@ def offering() -> Iterator[Source]:
 
     try:
         run(registry.__aenter__())
-        registry.add_image("app", "v1", LAYERS)
+        registry.add_image("app", "v1", LAYERS, architecture=ARCHITECTURE)
         yield Source(f"{registry.domain}/app:v1", archive())
     finally:
         run(registry.__aexit__())
@@ -95,7 +97,7 @@ def offering() -> Iterator[Source]:
 
 def archive() -> bytes:
     """As docker saves it, without a name."""
-    config, _ = image_documents(LAYERS)
+    config, _ = image_documents(LAYERS, architecture=ARCHITECTURE)
     files = {f"{number}/layer.tar".encode(): layer for number, layer in enumerate(LAYERS)}
     config_name = f"{digest_of(config).removeprefix('sha256:')}.json"
     names = ", ".join(f'"{name.decode()}"' for name in files)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import threading
+from pathlib import Path
 
 import pytest
 
-from runtime.images.sink import PIPE_BYTES, PipeSink, open_pipe
+from runtime.errors import FailedPrecondition
+from runtime.images.sink import PIPE_BYTES, PipeSink, feed_descriptor, open_pipe
 from tests.descriptors import open_descriptors
 
 
@@ -66,3 +69,16 @@ async def test_after_the_first_piece_and_not_before_or_again_it_is_told_that_it_
         await sink.write(b"first")
         await sink.write(b"second")
         assert told == [b"first"] and os.read(reader, 100) == b"second"
+
+
+async def test_a_file_is_fed_and_has_to_be_what_its_digest_says(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    digest = f"sha256:{hashlib.sha256(b'content').hexdigest()}"
+    with open(tmp_path / "file", "rb") as file, open_pipe() as (reader, sink):
+        for expected in ("", digest):
+            file.seek(0)
+            await feed_descriptor(file.fileno(), "file", expected)(sink)
+            assert os.read(reader, 100) == b"content"
+        file.seek(3)
+        with pytest.raises(FailedPrecondition, match="verify blob: file: the content is sha256:"):
+            await feed_descriptor(file.fileno(), "file", digest)(sink)

@@ -27,6 +27,9 @@ PATIENCE = 5.0
 _LOOK = 0.5
 """Seconds between two looks at a client that is behind."""
 
+_LAG = 1.0
+"""Seconds by which a byte that was taken may show late: the daemon looks at its client as often, and then we do."""
+
 _FIONREAD = int(termios.FIONREAD)
 
 
@@ -182,7 +185,7 @@ class Tap:
         now, read = time.monotonic(), self._count_read()
         if read > self._read:
             self._read, self._moved = read, now
-        if now - self._moved >= PATIENCE:
+        if now - self._moved >= PATIENCE + _LAG:
             self.client.leave(f"took no {self.stream} for {PATIENCE:g} s")
         else:
             self._timer = self._loop.later(_LOOK, self._look)

@@ -35,22 +35,27 @@ class Channel:
         self._number = bytes((number,))
         self._inbound = inbound
         self._finished = ""
+        self._reach = 0
+        """Where in the connection the last byte of ours is."""
 
     async def read(self) -> bytes:
         return b"" if self._inbound is None else await self._inbound.read()
 
-    async def write(self, data: bytes | memoryview) -> None:
+    async def write(self, data: bytes | memoryview, *, small: bool = False) -> None:
+        """As ``Stream.write``; what is ``small`` does not wait behind a client that reads nothing."""
         view = memoryview(data)
         if not view.readonly:
             view = memoryview(bytes(view))  # what waits to be sent must not change any more
         view = view.cast("B")
         for at in range(0, len(view), MESSAGE_SIZE):
             part = view[at : at + MESSAGE_SIZE]
-            async with self._wire.turn():
-                await self._wire.room()
+            async with contextlib.nullcontext() if small else self._wire.turn():
+                if not small:
+                    await self._wire.room()
                 if self._finished:
                     raise StreamReset(self._finished)
                 self._wire.send(websocket.frame_head(len(part) + 1) + self._number, part)
+                self._reach = self._wire.position()
 
     async def finish(self) -> None:
         self._finished = self._finished or "the own half has ended"
@@ -59,6 +64,9 @@ class Channel:
         self._finished = self._finished or "the stream was reset by the server"
         if self._inbound is not None:
             self._inbound.drop(self._finished)
+
+    def delivered(self) -> int:
+        return min(self._wire.taken(), self._reach)
 
 
 class ChannelSession:
@@ -121,12 +129,10 @@ class ChannelSession:
             stderr=stderr,
             next_size=self._sizes.next_size,
             closed=self._wire.wait_gone,
-            taken=self._wire.taken,
         )
         outcome = await outcome_of(self._ticket, streams)
         if status := encode_outcome(outcome, self._protocol):
-            with contextlib.suppress(StreamReset):
-                await Channel(self._wire, ERROR).write(status)
+            await Channel(self._wire, ERROR).write(status, small=True)
         end_socket(self._wire, websocket.NORMAL, "")
 
     def _on_piece(self, piece: websocket.Piece) -> None:

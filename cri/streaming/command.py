@@ -24,8 +24,8 @@ T = TypeVar("T")
 DRAIN = 5.0
 """Seconds for whoever still holds the output's pipes after the command's end."""
 
-LOOK = 1.0
-"""Seconds between two looks whether a client makes progress."""
+LOOK = 0.5
+"""Seconds between two looks whether a client makes progress (``runtime.attach`` allows for them)."""
 
 LARGEST = 0xFFFF
 """Characters of a terminal's side; the kernel keeps it in 16 bits."""
@@ -62,7 +62,7 @@ async def carry(streams: CommandStreams, carried: Carried, ended: asyncio.Future
         if carried.resize is not None:
             others.append(group.create_task(follow_size(streams, carried.resize)))
         if carried.watched:
-            others.append(group.create_task(show_progress(streams, pending)))
+            others.append(group.create_task(show_progress(carried.outputs, pending)))
         try:
             await asyncio.wait((ended, gone), return_when=asyncio.FIRST_COMPLETED)
             if ended.done() and (whole or ended.exception() or not ended.result()):
@@ -107,15 +107,16 @@ async def pour(source: Descriptor, stream: Stream | None, pending: set[Descripto
         await stream.finish()
 
 
-async def show_progress(streams: CommandStreams, pending: set[Descriptor]) -> None:
+async def show_progress(outputs: Sequence[tuple[Descriptor, Stream | None]], pending: set[Descriptor]) -> None:
     """A slow client may need long for one write, during which nothing is read: then one byte is, as the sign
-    that the client goes on to take some."""
-    before = streams.taken()
+    that the client goes on to take some of that output. What else it takes or says is no sign."""
+    watched = [(source, stream) for source, stream in outputs if stream is not None]
+    before = [stream.delivered() for _, stream in watched]
     while True:
         await asyncio.sleep(LOOK)
-        now = streams.taken()
-        if now > before:
-            for source in pending:
+        now = [stream.delivered() for _, stream in watched]
+        for (source, _), earlier, later in zip(watched, before, now, strict=True):
+            if later > earlier and source in pending:
                 source.read_ahead()
         before = now
 

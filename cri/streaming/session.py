@@ -47,6 +47,10 @@ class Stream(Protocol):
         """Cut both halves off; idempotent."""
         ...
 
+    def delivered(self) -> int:
+        """Grows while the peer takes what was written here, and by nothing else that it takes or says."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Size:
@@ -71,8 +75,7 @@ class CommandStreams:
     """The streams of one exec or attach; those that were not wanted are None.
 
     ``next_size`` waits for the next resize of the terminal and is None at the end of them;
-    only the newest one is kept. ``closed`` returns once the connection has ended. ``taken`` counts
-    the bytes of the connection that the client's kernel has got: it grows while the client makes progress.
+    only the newest one is kept. ``closed`` returns once the connection has ended.
     """
 
     stdin: Stream | None
@@ -80,7 +83,6 @@ class CommandStreams:
     stderr: Stream | None
     next_size: Callable[[], Awaitable[Size | None]]
     closed: Callable[[], Awaitable[None]]
-    taken: Callable[[], int] = int
 
 
 @dataclass(frozen=True, slots=True)

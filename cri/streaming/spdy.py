@@ -14,6 +14,7 @@ Invariant: a session holds no more than ``HELD_LIMIT`` and one read of unread by
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -96,8 +97,9 @@ class SpdySession:
 
     # ---- what streams call
 
-    async def send_data(self, stream: SpdyStream, data: memoryview) -> None:
-        """All of ``data``, in frames, as the windows and the connection allow.
+    async def send_data(self, stream: SpdyStream, data: memoryview, *, small: bool = False) -> None:
+        """All of ``data``, in frames, as the windows and the connection allow; where it is ``small``, the
+        windows alone.
 
         Raises:
             StreamReset: as ``Stream.write``.
@@ -105,8 +107,9 @@ class SpdySession:
         at = 0
         while at < len(data):
             await self.windows.wait(stream.window, lambda: self._why_not(stream))
-            async with self._link.turn():
-                await self._link.room()
+            async with contextlib.nullcontext() if small else self._link.turn():
+                if not small:
+                    await self._link.room()
                 size = min(len(data) - at, FRAME_SIZE, self.windows.left(stream.window))
                 if why := self._why_not(stream):
                     raise StreamReset(why)
@@ -114,7 +117,12 @@ class SpdySession:
                     continue  # another stream was faster
                 self.windows.spend(stream.window, size)
                 self._link.send(frames.data_header(stream.id, size), data[at : at + size])
+                stream.reach = self._link.position()
                 at += size
+
+    def delivered(self, stream: SpdyStream) -> int:
+        """As ``Stream.delivered``: what a window holds back is not on its way, however much else is."""
+        return min(self._link.taken(), stream.reach)
 
     def send_fin(self, stream: SpdyStream) -> None:
         self._link.send(frames.data_header(stream.id, 0, fin=True))

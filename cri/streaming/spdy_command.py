@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 OPEN_TIMEOUT = 30.0
 """Seconds for the client to open all streams, as with other runtimes."""
+PATIENCE = 5.0
+"""Seconds for the client to open its window to the reason why the session failed."""
 KINDS = frozenset({"error", "stdin", "stdout", "stderr", "resize"})
 WITHOUT_RESIZE = frozenset({"channel.k8s.io", "v2.channel.k8s.io"})
 
@@ -91,10 +93,9 @@ async def serve_command(wire: Wire, ticket: CommandTicket, protocol: str, stream
             stderr=streams.get("stderr"),
             next_size=sizes.next_size,
             closed=wire.wait_gone,
-            taken=wire.taken,
         )
         outcome = await outcome_of(ticket, given)
-        await finish(streams, encode_outcome(outcome, protocol))
+        await finish(streams, encode_outcome(outcome, protocol), PATIENCE if outcome.error else None)
         following.cancel()
 
 
@@ -106,11 +107,22 @@ async def follow(stream: SpdyStream | None, sizes: Resizes) -> None:
     sizes.end()
 
 
-async def finish(streams: Collector, status: bytes) -> None:
+async def finish(streams: Collector, status: bytes, patience: float | None) -> None:
     """The status, and the end of all streams. That of errors ends first: clients of v1 take what
     they have when the output ends."""
     for kind, stream in sorted(streams.streams.items(), key=lambda item: item[0] != "error"):
         if kind == "error" and status:
-            with contextlib.suppress(StreamReset):
-                await stream.write(status)
+            await tell(stream, status, patience)
         await stream.finish()
+
+
+async def tell(stream: SpdyStream, status: bytes, patience: float | None) -> None:
+    """A stream whose window stays shut for ``patience`` seconds is reset: ended without a word it would
+    say that all went well."""
+    try:
+        async with asyncio.timeout(patience):
+            await stream.write(status, small=True)
+    except StreamReset:
+        return
+    except TimeoutError:
+        stream.reset()

@@ -32,6 +32,8 @@ class SpdyStream:
         self.inbound = Inbound(lambda size: session.taken(self, size))
         self.credit = 0
         """Bytes that were taken since the last WINDOW_UPDATE."""
+        self.reach = 0
+        """Where in the connection the last byte of data is that was sent."""
         self.ignored = False
         """What comes is thrown away."""
         self.why_cut = ""
@@ -46,13 +48,14 @@ class SpdyStream:
     async def read(self) -> bytes:
         return await self.inbound.read()
 
-    async def write(self, data: bytes | memoryview) -> None:
+    async def write(self, data: bytes | memoryview, *, small: bool = False) -> None:
+        """As ``Stream.write``; what is ``small`` does not wait behind a client that reads nothing."""
         if self._finished and not self.why_cut:
             raise StreamReset("the own half has ended")
         view = memoryview(data)
         if not view.readonly:
             view = memoryview(bytes(view))  # what waits to be sent must not change any more
-        await self._session.send_data(self, view.cast("B"))
+        await self._session.send_data(self, view.cast("B"), small=small)
 
     async def finish(self) -> None:
         if self._finished or self.why_cut:
@@ -63,6 +66,9 @@ class SpdyStream:
 
     def reset(self) -> None:
         self.abandon(CANCEL)
+
+    def delivered(self) -> int:
+        return self._session.delivered(self)
 
     # ---- what the session calls
 

@@ -57,6 +57,12 @@ class Tunnel:
     async def room(self) -> None:
         await self._wire.room()
 
+    def position(self) -> int:
+        return self._wire.position()
+
+    def taken(self) -> int:
+        return self._wire.taken()
+
     def pause(self) -> None:
         self._wire.pause()
 

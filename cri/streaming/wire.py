@@ -61,6 +61,8 @@ class Link(Protocol):
     def send(self, *parts: bytes | memoryview) -> None: ...
     def turn(self) -> asyncio.Lock: ...
     async def room(self) -> None: ...
+    def position(self) -> int: ...
+    def taken(self) -> int: ...
     def pause(self) -> None: ...
     def resume(self) -> None: ...
     def close(self) -> None: ...
@@ -83,7 +85,7 @@ class Wire(asyncio.BufferedProtocol):
         self._ended = asyncio.Event()
         self._closed = asyncio.Event()
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._active = self._loop.time()
+        self._active = self._heard = self._loop.time()
         self._sent = 0
         self._untaken = 0
         self._shut = False
@@ -107,8 +109,9 @@ class Wire(asyncio.BufferedProtocol):
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._active = self._loop.time()
+        self._heard = self._loop.time()
         if self._receiver is not None:
+            self._active = self._heard
             self._receiver.receive(self._buffer[:nbytes])
 
     def eof_received(self) -> bool:
@@ -175,8 +178,12 @@ class Wire(asyncio.BufferedProtocol):
         if not self._transport.is_closing():
             self._transport.resume_reading()
 
+    def position(self) -> int:
+        """Bytes that were handed over."""
+        return self._sent
+
     def taken(self) -> int:
-        """Bytes that the other end's kernel has got."""
+        """How many of them the other end's kernel has got."""
         return self._sent - self._outstanding()
 
     def close(self) -> None:
@@ -236,8 +243,8 @@ class Wire(asyncio.BufferedProtocol):
             self._after("knock", KNOCK, self._knock)
 
     def _linger(self) -> None:
-        """Half-close once all is handed over; end the connection once the other end has got it and had
-        time to close its own, or when it takes nothing for as long as a connection may idle."""
+        """Half-close once all is handed over; end the connection once the other end has got it, has had
+        time to close its own and says no more; or when it takes nothing for as long as a connection may idle."""
         if self._transport.is_closing():
             return
         untaken, now = self._outstanding(), self._loop.time()
@@ -251,7 +258,7 @@ class Wire(asyncio.BufferedProtocol):
             self._shut = True
             with contextlib.suppress(OSError):  # lost meanwhile, which asyncio tells in its own time
                 self._transport.get_extra_info("socket").shutdown(socket.SHUT_WR)
-        if not untaken and (not plain or now - self._active > LINGER):
+        if not untaken and (not plain or now - max(self._active, self._heard) > LINGER):
             self._transport.close()
         else:
             self._after("linger", TICK, self._linger)

@@ -142,6 +142,7 @@ def test_a_client_that_makes_progress_delays_output_and_loses_nothing(
 ) -> None:
     monkeypatch.setattr(attach, "PATIENCE", 0.4)
     monkeypatch.setattr(attach, "_LOOK", 0.05)
+    monkeypatch.setattr(attach, "_LAG", 0.0)
     one.start("sh", "-c", "read x; dd if=/dev/zero bs=1000 count=400 2>/dev/null; echo end; sleep 100", stdin=True)
     slow, typed = one.attach("slow", stdin=True)
     (quick,) = one.attach("quick")
@@ -162,6 +163,7 @@ def test_one_that_takes_nothing_is_let_go_and_the_others_and_the_log_go_on(
 ) -> None:
     monkeypatch.setattr(attach, "PATIENCE", 0.4)
     monkeypatch.setattr(attach, "_LOOK", 0.05)
+    monkeypatch.setattr(attach, "_LAG", 0.0)
     one.start("sh", "-c", "read x; dd if=/dev/zero bs=1000 count=400 2>/dev/null; echo end; sleep 100", stdin=True)
     stuck, typed = one.attach("stuck", stdin=True)
     (quick,) = one.attach("quick")

@@ -24,6 +24,7 @@ class FakeLink:
 
     def __init__(self) -> None:
         self.sent = bytearray()
+        self.count = self.outstanding = 0
         self.gone = ""
         self.paused = False
         self.closed = False
@@ -35,6 +36,7 @@ class FakeLink:
     def send(self, *parts: bytes | memoryview) -> None:
         if not self.gone:
             self.sent += b"".join(parts)
+            self.count += sum(map(len, parts))
 
     def turn(self) -> asyncio.Lock:
         return self._turn
@@ -54,8 +56,11 @@ class FakeLink:
         self.gone = self.gone or "the session has ended"
         self.closed = True
 
+    def position(self) -> int:
+        return self.count
+
     def taken(self) -> int:
-        return len(self.sent)
+        return self.count - self.outstanding
 
     async def wait_gone(self) -> None:
         while not self.gone:

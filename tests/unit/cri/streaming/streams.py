@@ -15,6 +15,7 @@ class Half:
     def __init__(self, window: int) -> None:
         self.window = window
         self.held = bytearray()
+        self.passed = 0
         self.ended = self.cut = False
         self._changed = asyncio.Event()
 
@@ -29,6 +30,7 @@ class Half:
                 raise StreamReset("cut off")
             room = max(0, self.window - len(self.held))
             self.held += view[:room]
+            self.passed += len(view[:room])
             view = view[room:]
             self.change()
             if view:
@@ -69,6 +71,9 @@ class Pipe:
             half.held.clear()
             half.change()
 
+    def delivered(self) -> int:
+        return self.outgoing.passed
+
     async def read_all(self) -> bytes:
         """To the end."""
         seen = bytearray()
@@ -92,13 +97,12 @@ class Client:
         made = [stream(window) if wanted else None for wanted in (stdin, stdout, stderr)]
         self.sizes: asyncio.Queue[Size | None] = asyncio.Queue()
         self.gone = asyncio.Event()
-        self.taken = 0
         self._ends = [each.peer if each else None for each in made]
 
         async def closed() -> None:
             await self.gone.wait()
 
-        self.streams = CommandStreams(made[0], made[1], made[2], self.sizes.get, closed, lambda: self.taken)
+        self.streams = CommandStreams(made[0], made[1], made[2], self.sizes.get, closed)
 
     @property
     def stdin(self) -> Pipe:

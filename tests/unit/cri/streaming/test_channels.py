@@ -98,6 +98,34 @@ async def test_long_output_goes_in_messages_that_clients_can_hold() -> None:
     assert [len(message) - 1 for message in sent[1:-2]] == [MESSAGE_SIZE] * 3 + [100_000 - 3 * MESSAGE_SIZE]
 
 
+async def test_delivered_is_what_the_client_takes_of_this_channel_alone() -> None:
+    async def serve(streams: CommandStreams) -> Outcome:
+        assert streams.stdout and streams.stderr
+        await streams.stdout.write(b"x" * 1000)
+        peer.link.outstanding = peer.link.count
+        assert streams.stdout.delivered() == 0
+        peer.link.outstanding = 10
+        assert 0 < streams.stdout.delivered() < peer.link.count
+        peer.link.outstanding = 0
+        before = streams.stdout.delivered()
+        peer.say(masked(b"?", websocket.PING))
+        await streams.stderr.write(b"more")
+        assert streams.stdout.delivered() == before < streams.stderr.delivered() == peer.link.taken()
+        return Outcome()
+
+    peer = Peer(serve=serve)
+    await peer.serve()
+
+
+async def test_the_status_does_not_wait_for_a_client_that_reads_nothing() -> None:
+    async def serve(streams: CommandStreams) -> Outcome:
+        peer.link.has_room.clear()
+        return Outcome(error="took no stdout for 5 s")
+
+    peer = Peer(serve=serve)
+    assert json.loads((await peer.serve())[-2][1:])["code"] == 500
+
+
 async def test_only_v5_ends_stdin_by_a_message() -> None:
     for protocol, ended in ((V5, True), (V4, False)):
         peer = Peer(protocol=protocol)

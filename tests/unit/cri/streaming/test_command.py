@@ -16,6 +16,7 @@ from cri.streaming.command import Carried, carry
 from cri.streaming.descriptor import Descriptor
 from cri.streaming.session import Size
 from runtime.errors import Unavailable
+from tests.unit.cri.streaming.peer import until
 from tests.unit.cri.streaming.streams import Client
 
 Ended = asyncio.Future[Any]
@@ -240,15 +241,37 @@ async def test_a_client_that_makes_progress_is_seen_to_by_a_byte_now_and_then(mo
     assert before > 10_000
     await asyncio.sleep(0.1)
     assert waiting(run.far[0]) == before  # nothing is taken, nothing is read
+    seen = b""
     for _ in range(5):
-        client.taken += 1
+        seen += await client.stdout.incoming.get(1)
         await asyncio.sleep(0.05)
     assert before - 6 <= waiting(run.far[0]) <= before - 4
     run.far[0].close()
     run.far[1].close()
     run.ended.set_result(0)
-    assert await client.stdout.read_all() == sent
+    assert seen + await client.stdout.read_all() == sent
     assert await run.result() == 0
+
+
+async def test_what_a_client_takes_of_one_output_is_no_sign_for_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "LOOK", 0.01)
+    client = Client(stderr=True, window=1000)
+    run = Command(client, watched=True)
+    for each in run.far[:2]:
+        await each.write(bytes(300_000))
+    await until(lambda: client.stdout.peer.delivered() == client.stderr.peer.delivered() == 1000)
+
+    async def take_one() -> int:
+        """A byte of stdout, and its sign; what is in the pipe of stderr then."""
+        before = waiting(run.far[0])
+        await client.stdout.incoming.get(1)
+        await until(lambda: waiting(run.far[0]) < before)
+        return waiting(run.far[1])
+
+    first = await take_one()  # with it came the sign for the first 1000 bytes of each
+    assert {await take_one() for _ in range(5)} == {first} and first > 10_000
+    client.leave()
+    assert await run.result() is None
 
 
 def waiting(writes: Descriptor) -> int:

@@ -72,7 +72,6 @@ async def test_a_command_has_its_streams_and_its_status_comes_last() -> None:
         assert await streams.next_size() is None
         await streams.stdout.write(await streams.stdin.read())
         await streams.stderr.write(b"trouble")
-        assert streams.taken() > 0
         return Outcome(code=3)
 
     await peer.serve(serve)
@@ -137,6 +136,37 @@ async def test_a_client_that_leaves_before_its_streams_are_there_is_not_waited_f
     peer = Peer(ALL)
     asyncio.get_running_loop().call_later(0.01, peer.session.ended, "gone")
     await peer.serve(nothing)
+
+
+async def test_a_failure_that_a_client_has_no_window_for_resets_its_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spdy_command, "PATIENCE", 0.01)
+    peer = Peer(Wanted(False, True, False, False))
+    peer.say(frames.settings({frames.INITIAL_WINDOW_SIZE: 0}) + frames.window_update(0, 1))
+    peer.open(1, "error")
+    peer.open(3, "stdout")
+
+    async def serve(streams: CommandStreams) -> Outcome:
+        return Outcome(error="took no stdout for 5 s")
+
+    await peer.serve(serve)
+    assert peer.link.frames() == [frames.Reset(1, frames.CANCEL), frames.Data(3, b"", True)]
+
+
+async def test_how_a_command_ended_waits_for_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spdy_command, "PATIENCE", 0.01)
+    peer = Peer(Wanted(False, True, False, False))
+    peer.say(frames.settings({frames.INITIAL_WINDOW_SIZE: 0}) + frames.window_update(0, 1))
+    peer.open(1, "error")
+    peer.open(3, "stdout")
+
+    async def serve(streams: CommandStreams) -> Outcome:
+        asyncio.get_running_loop().call_later(0.1, peer.session.receive, memoryview(frames.window_update(1, 1000)))
+        return Outcome(code=3)
+
+    await peer.serve(serve)
+    status, *ends = peer.link.frames()
+    assert isinstance(status, frames.Data) and json.loads(status.data)["reason"] == "NonZeroExitCode"
+    assert ends == [frames.Data(1, b"", True), frames.Data(3, b"", True)]
 
 
 async def test_a_client_that_left_needs_no_status() -> None:

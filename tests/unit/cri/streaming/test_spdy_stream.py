@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from cri.streaming import spdy_frames as frames
@@ -95,3 +97,44 @@ async def test_what_is_ignored_is_not_held() -> None:
     assert stream.inbound.held == 0
     assert await stream.read() == b""
     assert frames.WindowUpdate(1, 200_006) in link.frames()
+
+
+async def test_delivered_is_what_a_window_lets_go_and_the_client_takes_of_this_stream_alone() -> None:
+    session, link, stream = opened()
+    session.receive(memoryview(frames.settings({frames.INITIAL_WINDOW_SIZE: 10}) + frames.window_update(0, 1)))
+    assert stream.delivered() == 0
+    writing = asyncio.get_running_loop().create_task(stream.write(b"x" * 15))
+    await asyncio.sleep(0)
+    link.outstanding = link.count
+    assert stream.delivered() == 0  # it is on its way
+    link.outstanding = 3
+    some = stream.delivered()
+    link.outstanding = 0
+    first = stream.delivered()
+    assert 0 < some < first
+    for id in (1, 3, 5):  # the window is shut: that the client takes other things moves nothing
+        session.receive(memoryview(frames.ping(id)))
+    assert link.taken() > first == stream.delivered()
+    session.receive(memoryview(frames.window_update(1, 1)))
+    await asyncio.sleep(0)
+    assert stream.delivered() > first and not writing.done()
+    session.receive(memoryview(frames.window_update(1, 4)))
+    await writing
+
+
+async def test_what_is_small_waits_for_a_window_and_not_for_a_client_that_reads_nothing() -> None:
+    session, link, stream = opened()
+    link.has_room.clear()
+    waiting = asyncio.get_running_loop().create_task(stream.write(b"long"))
+    await asyncio.sleep(0)
+    await stream.write(b"short", small=True)
+    assert link.frames() == [frames.Data(1, b"short", False)] and not waiting.done()
+    session.receive(memoryview(frames.settings({frames.INITIAL_WINDOW_SIZE: 0})))
+    small = asyncio.get_running_loop().create_task(stream.write(b"x", small=True))
+    await asyncio.sleep(0)
+    assert not small.done()
+    stream.reset()
+    for task in (small, waiting):
+        link.has_room.set()
+        with pytest.raises(StreamReset):
+            await task

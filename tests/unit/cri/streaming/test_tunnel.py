@@ -41,6 +41,8 @@ async def test_bytes_are_one_stream_wherever_messages_end() -> None:
     assert bytes(link.sent) == b"\x82\x08headbody"
     async with tunnel.turn():
         await tunnel.room()
+    link.outstanding = 3
+    assert (tunnel.position(), tunnel.taken()) == (10, 7)
     tunnel.pause()
     assert link.paused
     tunnel.resume()

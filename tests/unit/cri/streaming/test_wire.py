@@ -195,3 +195,32 @@ async def test_a_slow_client_that_takes_bytes_is_not_idle() -> None:
             await asyncio.sleep(0.1)
             assert await read(client, 100_000)
         assert not receiver.ends
+
+
+async def test_after_the_end_a_client_that_talks_and_takes_nothing_is_cut_off() -> None:
+    async with connected(idle=0.3) as (wire, _, client):
+        await fill(wire)
+        wire.close()
+        with pytest.raises(ConnectionError):
+            async with asyncio.timeout(10):
+                while True:
+                    client.send(b"?")
+                    await asyncio.sleep(0.01)
+        await soon(wire.wait_closed())
+
+
+async def test_after_the_end_a_client_that_has_everything_may_finish_its_words(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(wires, "LINGER", 0.2)
+    monkeypatch.setattr(wires, "TICK", 0.01)
+    async with connected() as (wire, _, client):
+        wire.send(b"bye")
+        wire.close()
+        assert await read_all(client) == b"bye"
+        began = asyncio.get_running_loop().time()
+        while asyncio.get_running_loop().time() - began < 0.6:
+            client.send(b"still talking")
+            await asyncio.sleep(0.01)
+        assert not wire._transport.is_closing()
+        await soon(wire.wait_closed())

@@ -116,7 +116,13 @@ async def serve(host: Host, listen_path: Path, admin_path: Path, undo: contextli
         undo.push_async_callback(server.stop, GRACE)
         await listen(server, path, mode)
         undo.callback(remove_socket, path)
-    undo.callback(host.events.close)  # before the servers wait for their streams
+    undo.callback(begin_to_stop, host)
+
+
+def begin_to_stop(host: Host) -> None:
+    """Before the servers wait for their RPCs and streams."""
+    host.stopping = True
+    host.events.close()
 
 
 def cri_tables(host: Host) -> list[tuple[ServiceDescriptor, dict[str, Handler]]]:

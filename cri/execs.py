@@ -4,12 +4,14 @@ The monitor starts it in a cgroup of its own and tells how it ended (``cri.exits
 what becomes of its streams is the caller's business.
 
 Invariant: a command is in ``LivePod.execs`` until its end is known, whoever waits for it;
-then its cgroup goes as soon as it is empty. A normal end kills nothing.
+then its cgroup goes as soon as it is empty. A normal end kills nothing; a command is killed where it
+was ``give_up``, and one whose start nobody waits for any more.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,8 +22,10 @@ from cri.state.permitted import Action, check_permitted
 from cri.state.records import ContainerRecord
 from proto import api_pb2 as api
 from runtime.cgroups import tree
-from runtime.errors import FailedPrecondition
+from runtime.errors import DeadlineExceeded, FailedPrecondition, Fault, NotFound
 from runtime.spec import ExecRequest
+
+LOG = logging.getLogger("crisp.exec")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,7 @@ class Exec:
     """A command that runs. ``exited`` gets its code and whether it was killed at its timeout; ``descriptors``,
     the caller's, are stdout, stderr and, if asked for, stdin, or the master of its terminal."""
 
+    pod: LivePod
     name: str
     exited: asyncio.Future[tuple[int, bool]]
     descriptors: list[int]
@@ -59,8 +64,7 @@ async def start_exec(
         Fault: as ``find_running``, or the host's.
     """
     record, pod = find_running(host, container_id)
-    resources = api.LinuxContainerResources.FromString(record.resources)
-    plan = plan_in_force(decode(record.plan, ContainerPlan), resources)
+    plan = plan_in_force(decode(record.plan, ContainerPlan), api.LinuxContainerResources.FromString(record.resources))
     number = host.next_exec()
     name = f"exec-{number}"
     command = plan_exec(plan, cmd, tty=tty, n=number)
@@ -73,8 +77,7 @@ async def start_exec(
         "stdin": stdin and not tty,
         "timeout": timeout or None,
     }
-    exited: asyncio.Future[tuple[int, bool]] = asyncio.get_running_loop().create_future()
-    pod.execs[name] = exited
+    exited = pod.execs[name] = asyncio.get_running_loop().create_future()
 
     def forget(_: object) -> None:
         if not exited.cancelled():
@@ -85,10 +88,28 @@ async def start_exec(
     exited.add_done_callback(forget)
     try:
         _, descriptors = await pod.monitor.exec(asked)
-    except BaseException:
+    except BaseException as error:
         exited.cancel()
+        if isinstance(error, asyncio.CancelledError | DeadlineExceeded):  # it may have begun, or begin yet
+            give_up(host, pod, name)
         raise
-    return Exec(name, exited, descriptors)
+    return Exec(pod, name, exited, descriptors)
+
+
+def give_up(host: Host, pod: LivePod, name: str) -> None:
+    """Kill a command, with all that it has started, whose end nobody will hear of. Not where the
+    daemon stops: what its clients began goes on, as it does when the daemon is killed."""
+    if not host.stopping:
+        host.tasks.spawn(f"kill {name}", kill_exec(pod, name))
+
+
+async def kill_exec(pod: LivePod, name: str) -> None:
+    try:
+        await pod.monitor.kill_exec(name)
+    except NotFound:
+        return  # it has ended, or was never started
+    except Fault as fault:
+        LOG.warning("cannot kill %s, which nobody waits for any more: %s", name, fault)
 
 
 async def remove_exec_cgroup(host: Host, container_cgroup: str, name: str) -> None:

@@ -124,7 +124,8 @@ class Host:
     ``planned`` has what a container that is being created is made of,
     ``started`` the pid and time of a start until they are stored, ``users`` who an
     image's names are, ``readings`` what pods and containers use. ``offers`` is the streaming
-    server, None until it listens; ``sockets`` makes sockets inside pods' networks.
+    server, None until it listens; ``sockets`` makes sockets inside pods' networks. ``stopping``: RPCs that
+    are cancelled are so by the daemon's end, not by their clients.
     """
 
     settings: Settings
@@ -154,6 +155,7 @@ class Host:
     events: Events = field(init=False)
     dropped: Dropped = field(init=False)
     ready: asyncio.Event = field(default_factory=asyncio.Event)
+    stopping: bool = False
     pods: dict[str, LivePod] = field(default_factory=dict)
     planned: dict[str, PlannedContainer] = field(default_factory=dict)
     started: dict[str, tuple[int, int]] = field(default_factory=dict)

@@ -20,14 +20,26 @@ class PipeReader:
         self._fd = fd
         self._limit = limit
         self._kept = bytearray()
+        self.seen = 0
+        """Bytes that have arrived."""
         self._loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[None] = self._loop.create_future()
         os.set_blocking(fd, False)
         self._loop.add_reader(fd, self._on_readable)
 
     @property
+    def size(self) -> int:
+        """Bytes that are kept."""
+        return len(self._kept)
+
+    @property
     def kept(self) -> bytes:
-        return bytes(self._kept)
+        return self.first(len(self._kept))
+
+    def first(self, count: int) -> bytes:
+        """The beginning of what is kept."""
+        with memoryview(self._kept) as view:
+            return bytes(view[:count])
 
     def _on_readable(self) -> None:
         try:
@@ -39,6 +51,7 @@ class PipeReader:
         if not chunk:
             self.close()
             return
+        self.seen += len(chunk)
         room = self._limit - len(self._kept)
         if room > 0:
             self._kept += chunk[:room]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +16,7 @@ from cri.plan.container import ContainerPlan
 from cri.plan.document import decode
 from runtime.cgroups import layout, tree
 from runtime.channel import close_all
-from runtime.errors import FailedPrecondition, NotFound, StartRefused
+from runtime.errors import FailedPrecondition, NotFound, StartRefused, Unavailable
 from tests.cri.harness import Crisp
 
 
@@ -51,6 +54,55 @@ async def test_a_timeout_is_told(crisp: Crisp) -> None:
     command = await execs.start_exec(crisp.host, id, ["sleep", "100"], timeout=0.1)
     assert await command.exited == (137, True)
     close_all(command.descriptors)
+
+
+async def test_one_that_is_given_up_is_killed_unless_the_daemon_stops(
+    crisp: Crisp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sandbox = await crisp.run_pod()
+    id = await crisp.run(sandbox)
+    pod = crisp.host.pods[sandbox]
+    command = await execs.start_exec(crisp.host, id, ["sleep", "100"])
+    with monkeypatch.context() as patch:
+        patch.setattr(crisp.host, "stopping", True)
+        execs.give_up(crisp.host, pod, command.name)
+        assert f"kill {command.name}" not in crisp.host.tasks.names()
+    await pod.monitor.hello()
+    assert list(pod.execs) == [command.name]
+    execs.give_up(crisp.host, pod, command.name)
+    assert await command.exited == (137, False)
+    close_all(command.descriptors)
+    await execs.kill_exec(pod, command.name)  # a second time is none
+
+
+async def test_that_one_cannot_be_killed_is_said(
+    crisp: Crisp, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def refuse(*_: Any) -> None:
+        raise Unavailable("the connection has ended")
+
+    sandbox = await crisp.run_pod()
+    monkeypatch.setattr(type(crisp.host.pods[sandbox].monitor), "kill_exec", refuse)
+    await execs.kill_exec(crisp.host.pods[sandbox], "exec-1")
+    assert "exec-1, which nobody waits for any more: the connection has ended" in caplog.text
+
+
+async def test_one_whose_start_nobody_waits_for_any_more_does_not_go_on(crisp: Crisp) -> None:
+    sandbox = await crisp.run_pod()
+    id = await crisp.run(sandbox)
+    pod = crisp.host.pods[sandbox]
+    os.kill(pod.monitor.pid, signal.SIGSTOP)
+    try:
+        starting = asyncio.ensure_future(execs.start_exec(crisp.host, id, ["sleep", "100"]))
+        await crisp.until(lambda: len(pod.execs) == 1)
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        assert pod.execs == {}
+    finally:
+        os.kill(pod.monitor.pid, signal.SIGCONT)
+    await pod.monitor.hello()  # what was asked before is done
+    await crisp.until(lambda: cgroups(crisp, id) == [])
 
 
 async def test_one_that_cannot_start_leaves_nothing(crisp: Crisp) -> None:

@@ -12,10 +12,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
+import grpc.aio
 import pytest
 from msgspec.structs import replace
 
-from cri import assembly, recovery
+from cri import assembly, daemon, recovery
 from cri.execs import start_exec
 from cri.fsck import fsck
 from cri.host import Host
@@ -27,6 +29,7 @@ from cri.state.records import ContainerState, OperationPhase, OperationRecord, S
 from cri.steps.codec import encode
 from cri.steps.sandbox import MakePodDirectory
 from proto import api_pb2 as api
+from proto import api_pb2_grpc as rpc
 from runtime.errors import ResourceExhausted
 from runtime.linux import mount
 from tests.cri.harness import Crisp, start
@@ -407,4 +410,22 @@ async def test_commands_and_sessions_of_the_next_daemon_are_apart_from_those_of_
             await session.type(b"hello\n")
             await session.expect(b"got hello\n")
         assert (await crisp.exec(id, "pidof", "sleep")).exit_code == 0  # what the last daemon began goes on
+        await crisp.remove_all()
+
+
+async def test_a_command_goes_on_when_the_daemon_stops_that_its_client_waits_for(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon, "GRACE", 0.1)
+    async with grpc.aio.insecure_channel(settings.listen) as channel:
+        runtime: Any = rpc.RuntimeServiceStub(channel)
+        async with serving(settings) as crisp:
+            id = await crisp.run(await crisp.run_pod(), crisp.container("cat", stdin=True))
+            call = asyncio.gather(runtime.ExecSync(api.ExecSyncRequest(container_id=id, cmd=["sleep", "1000"])))
+            while (await crisp.exec(id, "pidof", "sleep")).exit_code:
+                assert not call.done()
+        with pytest.raises(grpc.aio.AioRpcError):
+            await call
+    async with serving(settings) as crisp:
+        assert (await crisp.exec(id, "pidof", "sleep")).exit_code == 0
         await crisp.remove_all()

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -12,8 +16,10 @@ import pytest
 from cri.plan.container import ContainerPlan
 from cri.plan.document import decode
 from cri.rpc import container_exec_sync
-from cri.rpc.container_exec_sync import fit
+from cri.rpc.container_exec_sync import OUTPUT_LIMIT, STREAM_LIMIT, plan_shares
+from cri.server import MESSAGE_LIMIT
 from proto import api_pb2 as api
+from proto import api_pb2_grpc as rpc
 from runtime.cgroups import tree
 from tests.cri.harness import Crisp
 
@@ -29,10 +35,18 @@ async def refused(crisp: Crisp, id: str, *command: str, timeout: int = 20) -> gr
 def commands(crisp: Crisp, id: str) -> list[str]:
     """The command lines of all that is in the container's cgroup and below."""
     plan = decode(crisp.host.store.containers.get(id).plan, ContainerPlan)
-    return [
-        Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip()
-        for pid in tree.procs(crisp.host.layout, plan.cgroup)
-    ]
+    found = []
+    for pid in tree.procs(crisp.host.layout, plan.cgroup):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            found.append(Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip())
+    return found
+
+
+async def leave(call: asyncio.Future[Any]) -> None:
+    """The client goes while it waits."""
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
 
 
 async def test_output_and_exit_code_are_exact(crisp: Crisp) -> None:
@@ -103,5 +117,65 @@ async def test_many_commands_at_once_keep_their_output_apart(crisp: Crisp) -> No
     ],
 )
 async def test_both_streams_share_the_room_of_one_message(sizes: tuple[int, int], kept: tuple[int, int]) -> None:
-    stdout, stderr = fit(b"o" * sizes[0], b"e" * sizes[1], 10)
-    assert (len(stdout), len(stderr)) == kept
+    assert plan_shares(*sizes, 10) == kept
+
+
+async def test_the_largest_answer_fits_in_the_message_that_kubelet_takes() -> None:
+    out, err = plan_shares(STREAM_LIMIT, STREAM_LIMIT, OUTPUT_LIMIT)
+    for shares in ((out, err), plan_shares(STREAM_LIMIT, 0, OUTPUT_LIMIT), plan_shares(0, STREAM_LIMIT, OUTPUT_LIMIT)):
+        answer = api.ExecSyncResponse(stdout=bytes(shares[0]), stderr=bytes(shares[1]), exit_code=-(1 << 31))
+        assert MESSAGE_LIMIT - 32 <= answer.ByteSize() <= MESSAGE_LIMIT
+
+
+async def test_sixteen_mebibytes_of_one_stream_arrive_and_what_was_cut_off_is_said(
+    crisp: Crisp, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "crisp.exec")
+    id = await crisp.run(await crisp.run_pod())
+    options = [("grpc.max_receive_message_length", MESSAGE_LIMIT)]
+    async with grpc.aio.insecure_channel(crisp.host.settings.listen, options=options) as channel:
+        runtime: Any = rpc.RuntimeServiceStub(channel)
+        script = "head -c 16777200 /dev/zero; echo x; exit 3"
+        request = api.ExecSyncRequest(container_id=id, cmd=["sh", "-c", script], timeout=30)
+        answer = await runtime.ExecSync(request)
+        assert (answer.stdout, answer.exit_code) == (bytes(OUTPUT_LIMIT), 3)
+        assert f"{OUTPUT_LIMIT} of 16777202 bytes of stdout, 0 of 0 of stderr" in caplog.text
+
+
+async def test_a_command_whose_client_has_gone_is_killed_with_all_that_it_started(crisp: Crisp) -> None:
+    sandbox = await crisp.run_pod()
+    id = await crisp.run(sandbox)
+    call = asyncio.ensure_future(crisp.exec(id, "sh", "-c", "sleep 4324 & setsid sleep 4325 & sleep 4326", timeout=0))
+    await crisp.until(lambda: {"sleep 4324", "sleep 4325", "sleep 4326"} <= set(commands(crisp, id)))
+    assert len(crisp.host.pods[sandbox].execs) == 1
+    await leave(call)
+    await crisp.until(lambda: len(commands(crisp, id)) == 1 and crisp.host.pods[sandbox].execs == {})
+    await crisp.settle()  # its cgroup is gone
+    assert (await crisp.status(id)).state == api.CONTAINER_RUNNING
+
+
+async def test_a_command_whose_client_goes_before_it_has_begun_does_not_go_on(crisp: Crisp) -> None:
+    sandbox = await crisp.run_pod()
+    id = await crisp.run(sandbox)
+    pod = crisp.host.pods[sandbox]
+    os.kill(pod.monitor.pid, signal.SIGSTOP)
+    try:
+        call = asyncio.ensure_future(crisp.exec(id, "sleep", "4327"))
+        await crisp.until(lambda: len(pod.execs) == 1)
+        await leave(call)
+        await crisp.until(lambda: pod.execs == {})
+    finally:
+        os.kill(pod.monitor.pid, signal.SIGCONT)
+    await pod.monitor.hello()  # what was asked before is done
+    await crisp.settle()
+    assert len(commands(crisp, id)) == 1
+
+
+async def test_what_a_command_left_running_goes_on_also_when_its_client_leaves_before_the_answer(crisp: Crisp) -> None:
+    sandbox = await crisp.run_pod()
+    id = await crisp.run(sandbox)
+    call = asyncio.ensure_future(crisp.exec(id, "sh", "-c", "sleep 4328 &"))
+    await crisp.until(lambda: "sleep 4328" in commands(crisp, id) and crisp.host.pods[sandbox].execs == {})
+    await leave(call)  # the answer waits for whoever holds the pipes
+    assert (await crisp.exec(id, "echo", "here")).stdout == b"here\n"
+    assert "sleep 4328" in commands(crisp, id)

@@ -46,6 +46,7 @@ class Loop:
         self.on_fault = on_fault
         self._epoll: select.epoll
         self._watched: dict[int, Callback] = {}
+        self._new: set[int] = set()
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
         self.stopped = False
@@ -57,13 +58,14 @@ class Loop:
     def watch(self, descriptor: int, events: int, callback: Callback) -> None:
         """Call ``callback`` whenever ``descriptor`` is ready for ``events`` (READ, WRITE) or has an error.
 
-        A callback must bear to find nothing: it may be called once more after the descriptor
-        was closed and its number taken by another, watched in the same turn.
+        What is watched anew is served from the next turn on: what this turn has to tell of its number may be
+        of another descriptor, which was closed meanwhile.
         """
         if descriptor in self._watched:
             self._epoll.modify(descriptor, events)
         else:
             self._epoll.register(descriptor, events)
+            self._new.add(descriptor)
         self._watched[descriptor] = callback
 
     def unwatch(self, descriptor: int) -> None:
@@ -83,9 +85,12 @@ class Loop:
 
     def turn(self, timeout: float = -1) -> None:
         """Wait for something, at most ``timeout`` seconds (-1: for ever), and serve what is due, each source once."""
-        for descriptor, _ in self._epoll.poll(self._patience(timeout) if self._timers else timeout):
+        events = self._epoll.poll(self._patience(timeout) if self._timers else timeout)
+        self._new.clear()
+        for descriptor, _ in events:
             callback = self._watched.get(descriptor)
-            if callback is not None:  # an earlier callback of this turn may have removed it
+            # An earlier callback of this turn may have removed it, and another have its number now.
+            if callback is not None and descriptor not in self._new:
                 self.guard(callback, descriptor)
         if self._timers:
             self._fire()

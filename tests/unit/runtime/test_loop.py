@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections.abc import Iterator
@@ -72,6 +73,34 @@ def test_a_watch_removed_in_the_same_turn_is_not_served(loop: Recorded) -> None:
     assert len(served) == 1
     for end in (*first, *second):
         os.close(end)
+
+
+def test_what_was_told_of_a_closed_descriptor_never_reaches_the_next_one_of_its_number(loop: Recorded) -> None:
+    pipes = [os.pipe() for _ in range(2)]
+    called: list[str] = []
+
+    def replace_the_other(own: int, other: int) -> None:
+        called.append("first")
+        loop.unwatch(own)
+        loop.unwatch(other)
+        os.dup2(quiet[0], other)  # closes it, and takes its number
+        loop.watch(other, READ, lambda: called.append("new"))
+
+    quiet = os.pipe()
+    ends = [read for read, _ in pipes]
+    for own, other in (ends, reversed(ends)):
+        loop.watch(own, READ, functools.partial(replace_the_other, own, other))
+    for _, write in pipes:
+        os.write(write, b"x")
+    loop.turn(1)
+    assert called == ["first"]
+    loop.turn(0)
+    assert called == ["first"]
+    os.write(quiet[1], b"x")
+    loop.turn(1)
+    assert called == ["first", "new"]
+    for descriptor in (*pipes[0], *pipes[1], *quiet):
+        os.close(descriptor)
 
 
 def test_a_callback_that_raises_loses_its_watch_and_nothing_else(loop: Recorded, ends: tuple[int, int]) -> None:

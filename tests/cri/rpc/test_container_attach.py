@@ -16,7 +16,6 @@ from runtime.errors import NotSupported
 from tests.cri import wired
 from tests.cri.harness import Crisp
 from tests.cri.sessions import attach_to
-from tests.descriptors import open_descriptors
 
 ECHO = ("sh", "-c", "echo early; while read x; do echo got $x; echo err $x >&2; done; echo over")
 
@@ -118,28 +117,6 @@ async def one_is_let_go(crisp: Crisp, kind: type[wired.Spdy | wired.Socket]) -> 
             await crisp.until(lambda: quick.taken > taken + 1_000_000 and log.stat().st_size > size + 1_000_000)
             await crisp.runtime.StopContainer(api.StopContainerRequest(container_id=id))
             await crisp.until(lambda: not attached)
-
-
-async def test_a_thousand_aborted_attaches_leave_nothing(crisp: Crisp) -> None:
-    sandbox = await crisp.run_pod()
-    id = await crisp.run(sandbox, crisp.container("sleep", "1000", stdin=True))
-    monitor = f"/proc/{crisp.host.pods[sandbox].monitor.pid}/fd"
-    theirs = len(os.listdir(monitor))
-    async with attach_to(crisp, id, stdin=True, stderr=True):
-        pass
-    await crisp.settle()
-    before, tasks = len(open_descriptors()), len(asyncio.all_tasks())
-
-    async def abort() -> None:
-        async with attach_to(crisp, id, stdin=True, stderr=True):
-            pass
-
-    for _ in range(50):
-        await asyncio.gather(*(abort() for _ in range(20)))
-    await crisp.until(lambda: len(os.listdir(monitor)) == theirs)
-    assert len(open_descriptors()) == before and len(asyncio.all_tasks()) <= tasks
-    assert crisp.host.pods[sandbox].attached == {}
-    assert (await crisp.status(id)).state == api.CONTAINER_RUNNING
 
 
 async def test_a_monitor_of_an_older_release_is_said_to_be_one(crisp: Crisp, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,26 +129,6 @@ async def test_the_end_of_the_monitor_is_told(crisp: Crisp) -> None:
         assert (await session.outcome()).error == "the pod's monitor ended"
 
 
-async def test_five_hundred_aborted_execs_leave_nothing(crisp: Crisp) -> None:
-    id = await crisp.run(await crisp.run_pod())
-    async with exec_in(crisp, id, "cat", stdin=True) as session:
-        await session.client.stdin.finish()
-        await session.outcome()
-    await crisp.settle()
-    before, tasks = len(open_descriptors()), len(asyncio.all_tasks())
-
-    async def abort() -> None:
-        async with exec_in(crisp, id, "cat", stdin=True) as session:
-            await session.type(b"x")
-
-    for _ in range(25):
-        await asyncio.gather(*(abort() for _ in range(20)))
-    await crisp.until(lambda: len(programs(crisp, id)) == 1, 20)
-    await crisp.settle()
-    await crisp.until(lambda: not any(pod.execs for pod in crisp.host.pods.values()))
-    assert len(open_descriptors()) == before and len(asyncio.all_tasks()) <= tasks
-
-
 async def test_without_a_streaming_server_it_is_not_to_be_had(crisp: Crisp) -> None:
     id = await crisp.run(await crisp.run_pod())
     crisp.host.offers = None

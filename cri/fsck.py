@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 from cri import intent
 from cri.host import Host
-from cri.state.records import SandboxState
+from cri.state.records import OperationRecord, SandboxState
 from cri.steps.files import unmount_all, unmount_and_unlink
 from cri.steps.sandbox import MakePodDirectory, remove_cgroup
 from network.provider import Orphan, Provider
@@ -78,8 +78,8 @@ async def unfinished(host: Host) -> AsyncIterator[tuple[Finding, Repair]]:
     """Operations whose effects may exist."""
     for record in host.operations.unfinished():
 
-        async def mend(record: object = record) -> None:
-            await intent.undo_operation(host, record)  # type: ignore[arg-type]
+        async def mend(record: OperationRecord = record) -> None:
+            await intent.settle_debt(host, record.key, only=record)
 
         yield Finding("operation", record.object_id, f"an unfinished {record.kind} is owed its undo"), mend
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from cri.demo_image import Entry
-from cri.fsck import Finding, fsck
+from cri.fsck import Finding, fsck, unfinished
+from cri.intent import settle_debt
 from cri.state.records import OperationPhase, OperationRecord, SandboxState
 from cri.steps.codec import encode
 from cri.steps.sandbox import MakePodDirectory
@@ -96,9 +97,8 @@ async def test_the_cgroup_of_no_pod_goes_with_what_runs_in_it(crisp: Crisp) -> N
     assert not tree.exists(crisp.host.layout, path)
 
 
-async def test_an_unfinished_operation_is_undone(crisp: Crisp) -> None:
-    path = crisp.host.pod_directory(ID)
-    await MakePodDirectory(ID, path).apply(crisp.host)
+async def owe(crisp: Crisp, path: str) -> None:
+    """As a killed daemon: the intent to make a pod, and its directory."""
     await crisp.host.store.commit(
         begin=OperationRecord(
             key=f"sandbox/{ID}",
@@ -110,10 +110,27 @@ async def test_an_unfinished_operation_is_undone(crisp: Crisp) -> None:
             began_at=time.time_ns(),
         )
     )
+    await MakePodDirectory(ID, path).apply(crisp.host)
+
+
+async def test_an_unfinished_operation_is_undone(crisp: Crisp) -> None:
+    path = crisp.host.pod_directory(ID)
+    await owe(crisp, path)
     (found,) = [each for each in await fsck(crisp.host, repair=False) if each.kind == "operation"]
     assert found == Finding("operation", ID, "an unfinished RunPodSandbox is owed its undo")
     await fsck(crisp.host, repair=True)
     assert crisp.host.operations.unfinished() == [] and not os.path.exists(path)
+
+
+async def test_what_was_found_unfinished_and_has_been_undone_and_begun_again_is_left_alone(crisp: Crisp) -> None:
+    path = crisp.host.pod_directory(ID)
+    await owe(crisp, path)
+    ((_, mend),) = [each async for each in unfinished(crisp.host)]
+    await settle_debt(crisp.host, f"sandbox/{ID}")
+    await owe(crisp, path)
+    await mend()
+    assert os.path.exists(path) and len(crisp.host.operations.unfinished()) == 1
+    await settle_debt(crisp.host, f"sandbox/{ID}")
 
 
 async def test_the_link_the_element_and_the_lease_of_no_pod_go(crisp: Crisp) -> None:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cri.dropped import Dropped
 from cri.events import Events
@@ -66,6 +66,15 @@ class PlannedContainer:
 
     document: bytes
     init: PlannedInit | None
+
+
+class Started(NamedTuple):
+    """A container's first process, and when it was started (ns since the epoch). ``oom_score_adj`` is the
+    one that it has where that is not the one that was asked for."""
+
+    pid: int
+    at: int
+    oom_score_adj: int | None = None
 
 
 @dataclass(slots=True)
@@ -122,7 +131,7 @@ class Host:
     """``boot_id`` is this boot's; ``ready`` is set once recovery is over.
 
     ``planned`` has what a container that is being created is made of,
-    ``started`` the pid and time of a start until they are stored, ``users`` who an
+    ``started`` what has been started until that is stored, ``users`` who an
     image's names are, ``readings`` what pods and containers use. ``offers`` is the streaming
     server, None until it listens; ``sockets`` makes sockets inside pods' networks. ``stopping``: RPCs that
     are cancelled are so by the daemon's end, not by their clients.
@@ -158,7 +167,7 @@ class Host:
     stopping: bool = False
     pods: dict[str, LivePod] = field(default_factory=dict)
     planned: dict[str, PlannedContainer] = field(default_factory=dict)
-    started: dict[str, tuple[int, int]] = field(default_factory=dict)
+    started: dict[str, Started] = field(default_factory=dict)
     users: dict[str, ResolvedUser] = field(default_factory=dict)
     encoded_sandboxes: EncodedList[SandboxRecord] = field(default_factory=lambda: EncodedList(pod_sandbox))
     encoded_containers: EncodedList[ContainerRecord] = field(default_factory=lambda: EncodedList(container))

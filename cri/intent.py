@@ -1,7 +1,7 @@
-"""How an RPC that makes something is carried out so that nothing is lost.
+"""How an RPC that makes or changes something is carried out so that nothing is lost.
 
-``run`` joins, adopts or begins (``cri.state.journal``); ``carry_out`` is the work
-itself: intent stored, steps applied, result stored, in that order.
+``run`` joins, adopts or begins (``cri.state.journal``), ``change`` waits for its turn; ``carry_out``
+and ``carry_out_change`` are the work itself: intent stored, steps applied, result stored, in that order.
 
 Invariant: while steps are owed an undo, the journal names them; a name is free
 again as soon as nothing is owed.
@@ -67,6 +67,23 @@ async def run(
     return id
 
 
+async def change(host: Host, key: str, kind: str, object_id: str, work: Callable[[Operation], Awaitable[None]]) -> None:
+    """Change ``object_id``, which goes on when the client leaves. Whatever an earlier change under
+    ``key`` still owed is settled before ``work`` begins, so that it plans on what will be there.
+
+    Raises:
+        RollbackFailed: that cannot be settled now.
+        Exception: what ``work`` raised.
+    """
+
+    async def settled(operation: Operation) -> None:
+        await settle_debt(host, key)
+        await work(operation)
+
+    await host.operations.change(key, kind, object_id, settled)
+    await host.failpoints.hit(f"{kind}:{ANSWER}")
+
+
 async def carry_out(
     host: Host,
     operation: Operation,
@@ -75,6 +92,25 @@ async def carry_out(
     done: Collection[str] = (),
 ) -> None:
     """Record the intent, apply ``steps`` (but for those ``done`` before), store what ``finish`` makes of it.
+
+    Raises:
+        RollbackFailed, Exception: as ``carry_out_change``.
+    """
+
+    async def store(stages: list[Stage]) -> None:
+        await host.store.commit(puts=[finish(stages)], end=operation.key)
+
+    await carry_out_change(host, operation, steps, store, done)
+
+
+async def carry_out_change(
+    host: Host,
+    operation: Operation,
+    steps: Sequence[AnyStep],
+    store: Callable[[list[Stage]], Awaitable[object]],
+    done: Collection[str] = (),
+) -> None:
+    """As ``carry_out``, but ``store`` is the transaction that stores the result and ends the operation.
 
     Raises:
         RollbackFailed: what is left stands in the journal. The next try undoes it first,
@@ -100,7 +136,7 @@ async def carry_out(
         raise
     try:
         await host.failpoints.hit(f"{operation.kind}:{STORE}")
-        await host.store.commit(puts=[finish(stages)], end=operation.key)
+        await store(stages)
     except BaseException as error:
         await take_back(host, operation, steps, error)
         raise
@@ -108,6 +144,10 @@ async def carry_out(
 
 async def take_back(host: Host, operation: Operation, steps: Sequence[AnyStep], error: BaseException) -> None:
     """Undo what was applied and cannot be stored, because of ``error``. Raises RollbackFailed as ``carry_out``."""
+    if isinstance(error, asyncio.CancelledError):  # the daemon stops, and it may be stored all the same
+        await host.store.flush()
+        if not owes(host, operation.key):
+            return
     failures = await undo_steps(steps, host.execution(operation.kind, []), operation.kind)
     if failures:
         keep_settling(host, operation.key)

@@ -1,7 +1,8 @@
-"""From the CRI's LinuxContainerResources to the limits of one cgroup.
+"""From the CRI's LinuxContainerResources to the limits of one cgroup, and back.
 
 ``runtime.cgroups.resources`` turns them into writes; the RPCs of create and update
-call it before their first effect.
+call it before their first effect. What the kernel has made of them
+(``runtime.cgroups.in_force``) comes back as ``told_resources``.
 
 Invariant: nothing is dropped here: what the host lacks is for ``plan_writes`` to say.
 """
@@ -56,7 +57,7 @@ def plan_update(asked: api.LinuxContainerResources) -> Resources:
 def merge_resources(
     current: api.LinuxContainerResources, change: api.LinuxContainerResources
 ) -> api.LinuxContainerResources:
-    """What is in force after an update, for ContainerStatus: changed fields over ``current``."""
+    """What is asked for by now: the fields that an update gives over ``current``."""
     merged = api.LinuxContainerResources()
     merged.CopyFrom(current)
     if change.hugepage_limits:
@@ -66,6 +67,22 @@ def merge_resources(
         merged.hugepage_limits.extend(kept)
     merged.MergeFrom(change)
     return merged
+
+
+def told_resources(asked: api.LinuxContainerResources, limits: Resources) -> api.LinuxContainerResources:
+    """``limits`` as ContainerStatus tells them; the OOM score, which no cgroup has, is the one of ``asked``."""
+    return api.LinuxContainerResources(
+        cpu_period=limits.cpu_period,
+        cpu_quota=limits.cpu_quota,
+        cpu_shares=limits.cpu_shares,
+        memory_limit_in_bytes=limits.memory_limit,
+        oom_score_adj=asked.oom_score_adj,
+        cpuset_cpus=limits.cpuset_cpus,
+        cpuset_mems=limits.cpuset_mems,
+        hugepage_limits=[api.HugepageLimit(page_size=page.page_size, limit=page.limit) for page in limits.hugepages],
+        unified=limits.unified,
+        memory_swap_limit_in_bytes=limits.memory_swap_limit,
+    )
 
 
 def add_resources(

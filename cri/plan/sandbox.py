@@ -52,7 +52,7 @@ class SandboxPlan(msgspec.Struct, frozen=True, kw_only=True):
     """A pod, planned.
 
     ``directory`` (below state) holds ``directories``. ``cgroup_parent`` is the pod's
-    cgroup, ``cgroup_owned`` whether it is crisp's to remove. ``namespaces`` are the new
+    cgroup, ``cgroup_owned`` whether it is crisp's to remove and to limit. ``namespaces`` are the new
     ones in the order of SandboxRequest; ``network`` and ``ipc`` are pod or node,
     ``pid`` pod, container or node. ``files`` by name, None for a copy of the host's.
     ``shm`` is the directory that is every container's /dev/shm, ``shm_size`` its bytes
@@ -77,6 +77,11 @@ class SandboxPlan(msgspec.Struct, frozen=True, kw_only=True):
     pause: PausePlan
     privileged: bool
     log_directory: str
+
+    @property
+    def own_cgroup(self) -> str | None:
+        """The cgroup of the pod as a whole that crisp limits; None where it is kubelet's to limit."""
+        return self.cgroup_parent if self.cgroup_owned and self.cgroup_parent != "/" else None
 
     def namespace_path(self, kind: str) -> str:
         """Where the pod's namespace of an OCI type is pinned."""

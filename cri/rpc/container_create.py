@@ -17,6 +17,7 @@ from cri.host import Host
 from cri.images import Entry
 from cri.plan.container import ContainerIds, ContainerPlan, plan_container
 from cri.plan.document import decode, encode
+from cri.plan.resources import told_resources
 from cri.plan.sandbox import SandboxPlan
 from cri.plan.user import user_question
 from cri.profile_files import check_profile_file
@@ -28,6 +29,7 @@ from cri.steps.container import plan_create_steps, plan_parts
 from cri.timeline import to_records
 from cri.validate.container import PodFacts, validate_create_container
 from proto import api_pb2 as api
+from runtime.cgroups.in_force import read_in_force
 from runtime.errors import FailedPrecondition, InvalidArgument, NotFound
 from runtime.spec import ResolvedUser
 from runtime.steps import Stage
@@ -75,9 +77,13 @@ async def make_from_image(
     )
     steps = plan_create_steps(plan, host.pod_directory(sandbox_id))
 
+    def finish(stages: list[Stage]) -> ContainerRecord:
+        limits = read_in_force(plan.resources, host.layout, plan.cgroup)
+        return record_created(config, plan, image, told_resources(config.linux.resources, limits), stages)
+
     host.planned[id] = plan_parts(host, plan, image.record.layers, steps)
     try:
-        await intent.carry_out(host, operation, steps, lambda stages: record_created(config, plan, image, stages))
+        await intent.carry_out(host, operation, steps, finish)
     finally:
         del host.planned[id]
 
@@ -130,7 +136,11 @@ def find_target(host: Host, sandbox_id: str, config: api.ContainerConfig) -> str
 
 
 def record_created(
-    config: api.ContainerConfig, plan: ContainerPlan, image: Entry, stages: list[Stage]
+    config: api.ContainerConfig,
+    plan: ContainerPlan,
+    image: Entry,
+    told: api.LinuxContainerResources,
+    stages: list[Stage],
 ) -> ContainerRecord:
     return ContainerRecord(
         id=plan.id,
@@ -144,6 +154,6 @@ def record_created(
         layers=image.record.layers,
         created_at=time.time_ns(),
         state=ContainerState.CREATED,
-        resources=config.linux.resources.SerializeToString(),
+        resources=told.SerializeToString(),
         stages=to_records(stages),
     )

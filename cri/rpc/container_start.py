@@ -67,14 +67,23 @@ async def start(host: Host, id: str, operation: Operation) -> None:
 
 def record_running(host: Host, id: str, stages: list[Stage]) -> ContainerRecord:
     record = host.store.containers.get(id)
-    pid, started_at = host.started.pop(id)
+    started = host.started.pop(id)
+    if started.oom_score_adj is not None:
+        record = with_score(record, started.oom_score_adj)
     return msgspec.structs.replace(
         record,
         state=ContainerState.RUNNING,
-        pid=pid,
-        started_at=started_at,
+        pid=started.pid,
+        started_at=started.at,
         stages=extend(record.stages, stages),
     )
+
+
+def with_score(record: ContainerRecord, oom_score_adj: int) -> ContainerRecord:
+    """The score that the host has allowed, instead of the one that was asked for."""
+    resources = api.LinuxContainerResources.FromString(record.resources)
+    resources.oom_score_adj = oom_score_adj
+    return msgspec.structs.replace(record, resources=resources.SerializeToString())
 
 
 def record_refused(record: ContainerRecord, why: str, now: int) -> ContainerRecord:

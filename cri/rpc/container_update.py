@@ -1,43 +1,45 @@
 """UpdateContainerResources: new limits for a container that exists.
 
+What is asked for is merged into what is in force, the kernel gets it by numbered steps
+(``cri.steps.limits``), and its answer is read back once, for ContainerStatus.
+
 Invariant: what the kernel refuses leaves every old value in place, and
-ContainerStatus shows what is in force.
+ContainerStatus shows what is in force, also after the daemon was killed in between.
 """
 
 from __future__ import annotations
 
-import errno
-import logging
-from collections.abc import Mapping
+import json
 from typing import Any
 
-import msgspec
-
+from cri import intent
 from cri.host import Host
 from cri.plan.container import ContainerPlan
-from cri.plan.document import decode, encode
+from cri.plan.document import decode
 from cri.plan.resources import merge_resources, plan_update
+from cri.state.journal import Operation
 from cri.state.permitted import Action, check_permitted
 from cri.state.records import ContainerRecord, ContainerState
-from cri.steps.container import discard_prepared
+from cri.steps.limits import (
+    LimitStep,
+    SetContainerLimits,
+    SetOomScore,
+    plan_change,
+    read_told,
+    read_told_score,
+    with_resources,
+)
 from cri.validate.requests import validate_update_container_resources
 from proto import api_pb2 as api
-from runtime.cgroups import tree
-from runtime.cgroups.limits import apply_oom_score_adj, apply_writes, read_current, refuse_below_use
-from runtime.cgroups.resources import Resources, plan_writes
-from runtime.errors import FailedPrecondition, Fault, HostFault, InvalidArgument
+from runtime.cgroups.in_force import read_current
+from runtime.cgroups.resources import plan_writes
+from runtime.steps import Stage
 
-LOG = logging.getLogger("crisp.resources")
+OPERATION = "UpdateContainerResources"
 
-REFUSALS: Mapping[int, type[Fault]] = {
-    errno.EBUSY: FailedPrecondition,
-    errno.EINVAL: InvalidArgument,
-    errno.ERANGE: InvalidArgument,
-    errno.ENOENT: FailedPrecondition,
-    errno.ENOSPC: FailedPrecondition,
-}
-"""What the kernel's answer to a limit means: EBUSY that it is below what is used (v1), ENOENT that it has no
-such file, ENOSPC that a CPU set would be empty."""
+
+def update_key(id: str) -> str:
+    return json.dumps(["update", id])
 
 
 async def update_container_resources(
@@ -46,45 +48,43 @@ async def update_container_resources(
     """Zero and empty fields leave things as they are."""
     validate_update_container_resources(request, host.facts)
     id = host.store.containers.get(request.container_id).id
-    async with host.lock(id):
-        record = host.store.containers.get(id)
-        check_permitted(record.state, Action.UPDATE, id)
-        change = plan_update(request.linux)
-        if record.state is ContainerState.CREATED:  # what is prepared has the old values
-            await discard_prepared(host, record.sandbox_id, id)
-        cgroup = decode(record.plan, ContainerPlan).cgroup
-        notes = apply_update(host, cgroup, change)
-        if change.oom_score_adj is not None:
-            note = apply_oom_score_adj(tree.procs(host.layout, cgroup), change.oom_score_adj)
-            notes += [note] if note else []
-        for note in notes:
-            LOG.info("%s", note, extra={"container_id": id})
-        await host.store.update_container(id, lambda now: with_resources(now, request.linux))
+
+    async def work(operation: Operation) -> None:
+        async with host.lock(id):
+            await update(host, id, request.linux, operation)
+
+    await intent.change(host, update_key(id), OPERATION, id, work)
     return api.UpdateContainerResourcesResponse()
 
 
-def apply_update(host: Host, cgroup: str, change: Resources) -> list[str]:
-    """New limits for a cgroup that exists; what is to be noted about it.
+async def update(host: Host, id: str, change: api.LinuxContainerResources, operation: Operation) -> None:
+    record = host.store.containers.get(id)
+    check_permitted(record.state, Action.UPDATE, id)
+    cgroup = decode(record.plan, ContainerPlan).cgroup
+    asked = merge_resources(api.LinuxContainerResources.FromString(record.resources), change)
 
-    Raises:
-        FailedPrecondition: a limit is below what is used.
-        InvalidArgument: the kernel takes the value for none.
-        HostFault: it refused for another reason. All old values are in force.
-    """
-    planned = plan_writes(change, host.layout, read_current(host.layout, cgroup))
-    refuse_below_use(planned, host.layout, cgroup)
-    try:
-        return list(apply_writes(planned, host.layout, cgroup, restore=True))
-    except HostFault as fault:
-        kind = REFUSALS.get(fault.errno or 0) if fault.call == "write" else None
-        if kind is None:
-            raise
-        raise kind(str(fault)) from fault
+    async def store(_stages: list[Stage]) -> None:
+        told = read_told(host, cgroup, asked)
+        if change.oom_score_adj:
+            told.oom_score_adj = read_told_score(record, asked.oom_score_adj)
+        await host.store.update_container(id, lambda now: with_resources(now, told), end=operation.key)
+
+    await intent.carry_out_change(host, operation, plan_steps(host, record, cgroup, change, asked), store)
 
 
-def with_resources(record: ContainerRecord, change: api.LinuxContainerResources) -> ContainerRecord:
-    """The record with what is in force now; also for what is started or executed later."""
-    merged = merge_resources(api.LinuxContainerResources.FromString(record.resources), change)
-    plan = decode(record.plan, ContainerPlan)
-    plan.spec["process"]["oomScoreAdj"] = merged.oom_score_adj
-    return msgspec.structs.replace(record, resources=merged.SerializeToString(), plan=encode(plan))
+def plan_steps(
+    host: Host,
+    record: ContainerRecord,
+    cgroup: str,
+    change: api.LinuxContainerResources,
+    asked: api.LinuxContainerResources,
+) -> list[LimitStep]:
+    """The processes before the limits: where old limits cannot come back, undoing goes by the record that says so."""
+    planned = plan_update(change)
+    limits = plan_writes(planned, host.layout, read_current(host.layout, cgroup))
+    steps: list[LimitStep] = []
+    if planned.oom_score_adj is not None and record.state is ContainerState.RUNNING:
+        steps.append(SetOomScore(record.id, cgroup, planned.oom_score_adj))
+    made = plan_change(host, cgroup, limits)
+    steps.append(SetContainerLimits(record.sandbox_id, record.id, made, asked.SerializeToString()))
+    return steps

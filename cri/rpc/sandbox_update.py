@@ -9,22 +9,25 @@ pod's configuration is what was accepted last.
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
-import msgspec
-
+from cri import intent
 from cri.host import Host
 from cri.plan.document import decode
 from cri.plan.resources import add_resources, plan_update
 from cri.plan.sandbox import SandboxPlan
-from cri.rpc.container_update import apply_update
-from cri.state.records import SandboxRecord, SandboxState
+from cri.rpc.container_update import update_key
+from cri.state.journal import Operation
+from cri.state.records import SandboxState
+from cri.steps.limits import SetPodLimits, plan_change, with_pod_resources
 from cri.validate.requests import validate_update_pod_sandbox_resources
 from proto import api_pb2 as api
+from runtime.cgroups.in_force import read_current
+from runtime.cgroups.resources import plan_writes
 from runtime.errors import FailedPrecondition
+from runtime.steps import Stage
 
-LOG = logging.getLogger("crisp.resources")
+OPERATION = "UpdatePodSandboxResources"
 
 
 async def update_pod_sandbox_resources(
@@ -37,22 +40,27 @@ async def update_pod_sandbox_resources(
     """
     validate_update_pod_sandbox_resources(request, host.facts)
     id = host.store.sandboxes.get(request.pod_sandbox_id).id
-    async with host.lock(id):
-        record = host.store.sandboxes.get(id)
-        if record.state is not SandboxState.READY:
-            raise FailedPrecondition("is not ready; only a ready pod can be updated", object=f"sandbox {id}")
-        plan = decode(record.plan, SandboxPlan)
-        if plan.cgroup_owned and plan.cgroup_parent != "/":
-            change = plan_update(add_resources(request.resources, request.overhead))
-            for note in apply_update(host, plan.cgroup_parent, change):
-                LOG.info("%s", note, extra={"sandbox_id": id})
-        await host.store.update_sandbox(id, lambda now: with_resources(now, request))
+
+    async def work(operation: Operation) -> None:
+        async with host.lock(id):
+            await update(host, id, request, operation)
+
+    await intent.change(host, update_key(id), OPERATION, id, work)
     return api.UpdatePodSandboxResourcesResponse()
 
 
-def with_resources(record: SandboxRecord, request: api.UpdatePodSandboxResourcesRequest) -> SandboxRecord:
-    config = api.PodSandboxConfig.FromString(record.config)
-    for field in ("overhead", "resources"):
-        if request.HasField(field):
-            getattr(config.linux, field).CopyFrom(getattr(request, field))
-    return msgspec.structs.replace(record, config=config.SerializeToString())
+async def update(host: Host, id: str, request: api.UpdatePodSandboxResourcesRequest, operation: Operation) -> None:
+    record = host.store.sandboxes.get(id)
+    if record.state is not SandboxState.READY:
+        raise FailedPrecondition("is not ready; only a ready pod can be updated", object=f"sandbox {id}")
+
+    async def store(_stages: list[Stage]) -> None:
+        await host.store.update_sandbox(id, lambda now: with_pod_resources(now, request), end=operation.key)
+
+    cgroup = decode(record.plan, SandboxPlan).own_cgroup
+    if cgroup is None:
+        return await store([])
+    asked = plan_update(add_resources(request.resources, request.overhead))
+    limits = plan_writes(asked, host.layout, read_current(host.layout, cgroup))
+    step = SetPodLimits(id, plan_change(host, cgroup, limits), request.SerializeToString())
+    await intent.carry_out_change(host, operation, [step], store)

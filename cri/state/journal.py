@@ -1,8 +1,9 @@
-"""Operations that outlive their caller: reserve a name, join, adopt.
+"""Operations that outlive their caller: reserve a name, join, adopt; change what is there.
 
 A creation is run under the key of the name that it reserves. The identical
 request, sent again, joins the work in flight or adopts its result as long as
-that was never delivered; a different request for the same name is refused.
+that was never delivered; a different request for the same name is refused. Changes
+of one object come one after the other.
 ``cri.state.store`` keeps the rows, in the same transactions as the records.
 
 Invariant: at most one operation per key is in flight, and no cancelled caller
@@ -34,8 +35,8 @@ their answers adoptable once more, which does no harm."""
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """A creation in flight. ``object_id`` is the id that the new object gets;
-    ``digest`` the sha256 of the request's bytes (hex); ``began_at`` ns since the epoch."""
+    """A creation or a change in flight. ``object_id`` is the id that the new object gets, or the changed one
+    has; ``digest`` the sha256 of a creation's request (hex); ``began_at`` ns since the epoch."""
 
     key: str
     kind: str
@@ -112,6 +113,22 @@ class Operations:
         self._track(self._creating, key, flight)
         await self._wait(flight)
         return flight.object_id
+
+    async def change(self, key: str, kind: str, object_id: str, work: Callable[[Operation], Awaitable[T]]) -> None:
+        """Change the object ``object_id``, one at a time under ``key``: after those that came before have ended.
+
+        ``work`` is that of ``run``, but ends its operation by forgetting it: the same change
+        may be asked for again at any time, and is made again.
+
+        Raises:
+            Exception: what ``work`` raised.
+        """
+        while key in self._creating:
+            await asyncio.wait([self._creating[key].task])
+        task = self._spawn(f"{kind} {object_id[:12]}", work, Operation(key, kind, "", object_id))
+        flight = Flight(task, "", object_id)
+        self._track(self._creating, key, flight)
+        await self._wait(flight)
 
     async def join(self, key: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """One flight a key for work that may simply be done again (stop, pull, remove): a

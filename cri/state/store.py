@@ -139,31 +139,45 @@ class Store:
     async def delete_container(self, record: ContainerRecord) -> None:
         await self.commit(deletes=(record,))
 
-    async def update_sandbox(self, id: str, change: Callable[[SandboxRecord], SandboxRecord]) -> SandboxRecord:
+    async def update_sandbox(
+        self, id: str, change: Callable[[SandboxRecord], SandboxRecord], end: str | None = None
+    ) -> SandboxRecord:
         """Replace the record by ``change(record)``, atomically: no other write comes
         between. ``change`` runs with the database and must be pure; what it raises
-        is raised here and nothing is written. Works on a full disk.
+        is raised here and nothing is written. Works on a full disk. The operation with the
+        key ``end`` is forgotten in the same transaction.
 
         Raises:
             NotFound: it is gone.
         """
+        return await self._update(rows.read_sandbox, id, change, end)
 
-        def write(connection: sqlite3.Connection) -> SandboxRecord:
-            record = change(rows.read_sandbox(connection, id))
-            rows.put(connection, record)
-            return record
-
-        return await self.database.run(write, then=self._keep, urgent=True)
-
-    async def update_container(self, id: str, change: Callable[[ContainerRecord], ContainerRecord]) -> ContainerRecord:
+    async def update_container(
+        self, id: str, change: Callable[[ContainerRecord], ContainerRecord], end: str | None = None
+    ) -> ContainerRecord:
         """As ``update_sandbox``, for a container."""
+        return await self._update(rows.read_container, id, change, end)
 
-        def write(connection: sqlite3.Connection) -> ContainerRecord:
-            record = change(rows.read_container(connection, id))
+    async def _update(
+        self,
+        read: Callable[[sqlite3.Connection, str], RecordT],
+        id: str,
+        change: Callable[[RecordT], RecordT],
+        end: str | None,
+    ) -> RecordT:
+        def write(connection: sqlite3.Connection) -> RecordT:
+            record = change(read(connection, id))
             rows.put(connection, record)
+            if end is not None:
+                rows.forget_operations(connection, (end,))
             return record
 
-        return await self.database.run(write, then=self._keep, urgent=True)
+        def mirror(record: RecordT) -> None:
+            self._keep(record)
+            if end is not None:
+                self.operations.pop(end, None)
+
+        return await self.database.run(write, then=mirror, urgent=True)
 
     def owe(self, id: str, change: Callable[[RecordT], RecordT]) -> None:
         """It has happened and cannot be stored: readers see it from now on, whatever is stored of
@@ -192,6 +206,10 @@ class Store:
         for key in known:
             self.operations.pop(key, None)
         return self.database.run(lambda connection: rows.forget_operations(connection, known), urgent=True)
+
+    async def flush(self) -> None:
+        """Return once readers see all that was to be stored before, or it has failed."""
+        await self.database.run(lambda _connection: None, urgent=True)
 
     def unfinished(self) -> list[OperationRecord]:
         """The operations whose effects may exist and whose end was not recorded."""

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 import msgspec
 
 from cri.steps.container import ContainerStep
+from cri.steps.limits import LimitStep
 from cri.steps.sandbox import SandboxStep
 
-AnyStep = SandboxStep | ContainerStep
+AnyStep = SandboxStep | ContainerStep | LimitStep
 DECODER = msgspec.json.Decoder(tuple[AnyStep, ...])
 
 

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from cri.host import Host, LivePod, PlannedContainer, PlannedInit
+from cri.host import Host, LivePod, PlannedContainer, PlannedInit, Started
 from cri.plan.container import ContainerPlan, plan_in_force, start_request
 from cri.plan.document import decode, dump_json
 from cri.plan.resources import plan_resources
@@ -30,7 +30,7 @@ from proto import api_pb2 as api
 from runtime.cgroups import kill as cgroup_kill
 from runtime.cgroups import layout as cgroup_layout
 from runtime.cgroups import tree
-from runtime.cgroups.limits import apply_writes, clamped_oom_score_adj
+from runtime.cgroups.limits import apply_writes, note_clamped, read_oom_score_adj
 from runtime.cgroups.resources import Resources, plan_writes
 from runtime.errors import DeadlineExceeded, FailedPrecondition, Fault, NotFound, Unavailable
 from runtime.monitor_client import MonitorClient, write_init
@@ -130,11 +130,13 @@ class StartInit(msgspec.Struct, frozen=True, tag="start_init"):
             raise FailedPrecondition("the pod has no monitor", step="start", object=self.container)
         record = host.store.containers.get(self.container)
         resources = api.LinuxContainerResources.FromString(record.resources)
-        pid, _ = host.started[self.container] = await start_init(host, pod, record, resources)
+        pid, began = await start_init(host, pod, record, resources)
+        host.started[self.container] = Started(pid, began)
         if "CAP_SYS_RESOURCE" not in host.facts.bounding:
-            note = clamped_oom_score_adj(pid, resources.oom_score_adj)
-            if note:
-                LOG.info("%s", note, extra={"container_id": self.container})
+            score = read_oom_score_adj(pid)
+            if score is not None and score > resources.oom_score_adj:
+                host.started[self.container] = Started(pid, began, score)
+                LOG.info("%s", note_clamped(resources.oom_score_adj, score), extra={"container_id": self.container})
 
     async def undo(self, host: Host) -> None:
         host.started.pop(self.container, None)

@@ -1,88 +1,106 @@
-"""Carry out a plan of resource limits; read the values that an update starts from.
+"""Carry out a plan of resource limits, and put back what an update has changed.
 
-``resources`` makes the plan. A new cgroup is limited with ``restore=False``: if it
-fails, the cgroup is removed. An update uses ``restore=True``.
+``resources`` makes the plan, ``in_force`` reads what the kernel has made of it. An update
+takes along what ``read_before`` has said, and whoever carries it out owes ``put_back``; a
+new cgroup whose limits are refused is removed.
 
-Invariant: after a refused update the cgroup has the values it had, or the fault
-says which ones could not be put back.
+Invariant: what ``put_back`` does not name has the content that it had.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 
 from runtime.cgroups import files
 from runtime.cgroups.layout import Layout, directory
-from runtime.cgroups.resources import DEFAULT_PERIOD, UNLIMITED, Current, LimitPlan, Write
-from runtime.errors import FailedPrecondition, HostFault
+from runtime.cgroups.resources import LimitPlan, Write
+from runtime.errors import FailedPrecondition, Fault, HostFault, InvalidArgument
 from runtime.linux import bpf
 
 _STEP = "limit the cgroup"
-_PAGE_COUNTER_MAX = 1 << 62
-"""v1 reports "no limit" as the largest multiple of the page size below 2^63."""
-
 _KEPT_V2, _SWAPPABLE_V2 = ("kernel", "sock"), ("anon", "shmem")
 """Lines of memory.stat: memory that the kernel cannot reclaim, ever and without swap."""
 
+REFUSALS: Mapping[int, type[Fault]] = {
+    errno.EBUSY: FailedPrecondition,
+    errno.EINVAL: InvalidArgument,
+    errno.ERANGE: InvalidArgument,
+    errno.ENOENT: FailedPrecondition,
+    errno.ENOSPC: FailedPrecondition,
+}
+"""What the kernel's answer to a limit means: EBUSY that it is below what is used (v1), ENOENT that it has no
+such file, ENOSPC that a CPU set would be empty."""
+
 _MISSING = (errno.ENOENT, errno.EOPNOTSUPP)
+_GONE = (errno.ENOENT, errno.ENODEV)
 
 
-def read_current(layout: Layout, cgroup_path: str) -> Current:
-    """The limits that ``cgroup_path`` has; what the host cannot limit reads as unlimited.
+def read_before(plan: LimitPlan, layout: Layout, cgroup_path: str) -> tuple[Write, ...]:
+    """What the files of ``plan`` hold, as writes that give it back; in the order of the plan.
 
-    Raises:
-        HostFault: the cgroup does not exist.
+    Device rules are not among them, nor what cannot be read and so is not kept.
     """
-    memory, swap = _read_memory(layout, cgroup_path)
-    quota, period = _read_bandwidth(layout, cgroup_path)
-    return Current(memory_limit=memory, memory_swap_limit=swap, cpu_quota=quota, cpu_period=period)
+    before: dict[tuple[str, str], Write] = {}
+    for write in plan.writes:
+        if write.controller != "devices" and (write.controller, write.file) not in before:
+            with contextlib.suppress(HostFault):
+                content = files.read(_path(layout, cgroup_path, write), _STEP).rstrip("\n")
+                before[write.controller, write.file] = Write(write.controller, write.file, content)
+    return tuple(before.values())
 
 
-def apply_writes(plan: LimitPlan, layout: Layout, cgroup_path: str, *, restore: bool = False) -> tuple[str, ...]:
-    """Do what ``plan`` says to ``cgroup_path``.
-
-    Args:
-        restore: read each value first, and put all back when one is refused.
+def apply_writes(plan: LimitPlan, layout: Layout, cgroup_path: str) -> tuple[str, ...]:
+    """Do what ``plan`` says to ``cgroup_path``, in its order, until the kernel refuses something.
 
     Returns:
         The plan's notes, and one for each optional file that the kernel lacks.
 
     Raises:
-        HostFault: the kernel refused a value; the fault has its file and the value.
+        FailedPrecondition: a limit is below what is used, or cannot be had here.
+        InvalidArgument: the kernel takes the value for none.
+        HostFault: it refused for another reason. Each has the file and the value.
     """
     notes = list(plan.notes)
-    before: list[tuple[str, str]] = []
-    try:
-        for path, group in groupby(plan.writes, key=lambda write: _path(layout, cgroup_path, write)):
-            writes = list(group)
-            if restore and writes[0].controller != "devices":
-                before += _readable(path)
-            note = _apply(path, writes)
-            if note:
-                notes.append(note)
-        if plan.program is not None:
-            _attach(plan, layout, cgroup_path)
-    except HostFault as fault:
-        lost = _put_back(before)
-        if lost:
-            message = f"{fault.message}; not put back: {', '.join(lost)}"
-            raise HostFault(
-                message, step=_STEP, object=fault.object, call=fault.call, errno=fault.errno or 0
-            ) from fault
-        raise
+    for path, group in groupby(plan.writes, key=lambda write: _path(layout, cgroup_path, write)):
+        note = _apply(path, list(group))
+        if note:
+            notes.append(note)
+    if plan.program is not None:
+        _attach(plan, layout, cgroup_path)
     return tuple(notes)
 
 
-def refuse_below_use(plan: LimitPlan, layout: Layout, cgroup_path: str) -> None:
+def put_back(before: Sequence[Write], layout: Layout, cgroup_path: str) -> list[str]:
+    """Give files the content they had (``read_before``), the last one first; a cgroup that is gone needs nothing.
+
+    Returns:
+        The files that have not got it: what is used by now forbids it.
+    """
+    try:
+        refuse_below_use(before, layout, cgroup_path)
+    except FailedPrecondition as fault:
+        return [fault.object]
+    except HostFault as fault:
+        if fault.errno in _GONE:
+            return []
+        raise
+    places = [(directory(layout, write.controller, cgroup_path), write) for write in reversed(before)]
+    paths = [(f"{place}/{write.file}", write.value) for place, write in places if place is not None]
+    return [path for path, content in paths if not _restore(path, content)]
+
+
+def refuse_below_use(writes: Iterable[Write], layout: Layout, cgroup_path: str) -> None:
     """v1 refuses a memory limit below what is used and cannot be reclaimed; v2 takes it and kills.
 
     Raises:
-        FailedPrecondition: ``plan`` has one for a v2 cgroup.
+        FailedPrecondition: there is one for a v2 cgroup among ``writes``.
+        HostFault: the cgroup does not exist.
     """
-    asked = [write.value for write in plan.writes if write.file == "memory.max" and write.value.strip().isdecimal()]
+    asked = [write.value for write in writes if write.file == "memory.max" and write.value.strip().isdecimal()]
     if not asked or not layout.is_v2("memory"):
         return
     place = directory(layout, "memory", cgroup_path)
@@ -119,16 +137,16 @@ def apply_oom_score_adj(pids: Iterable[int], value: int, proc_root: str = "/proc
     return note
 
 
-def clamped_oom_score_adj(pid: int, value: int, proc_root: str = "/proc") -> str | None:
-    """A note where a process that was to start with the OOM score ``value`` has a higher one; None if it has ended."""
+def read_oom_score_adj(pid: int, proc_root: str = "/proc") -> int | None:
+    """The OOM score that a process has; None if it has ended."""
     try:
-        current = int(files.read(f"{proc_root}/{pid}/oom_score_adj", "read the OOM score"))
+        return int(files.read(f"{proc_root}/{pid}/oom_score_adj", "read the OOM score"))
     except HostFault:
         return None
-    return _clamped(value, current) if current > value else None
 
 
-def _clamped(value: int, current: int) -> str:
+def note_clamped(value: int, current: int) -> str:
+    """What to say where a process was to have the OOM score ``value`` and has a higher one."""
     return f"oom_score_adj {value} is clamped to {current}: the host refuses a lower one"
 
 
@@ -143,7 +161,7 @@ def _clamp(path: str, value: int) -> str | None:
             return None
         if fault.errno not in (errno.EACCES, errno.EPERM):
             raise
-    return _clamped(value, current)
+    return note_clamped(value, current)
 
 
 def _path(layout: Layout, cgroup_path: str, write: Write) -> str:
@@ -168,7 +186,9 @@ def _apply(path: str, writes: Sequence[Write]) -> str | None:
         if writes[0].optional and error.errno in _MISSING:
             return f"{writes[0].file} {value} is ignored: this kernel does not have the file"
         message = f"could not write {value!r}"
-        raise HostFault(message, step=_STEP, object=path, call="write", errno=error.errno or 0) from error
+        fault = HostFault(message, step=_STEP, object=path, call="write", errno=error.errno or 0)
+        kind = REFUSALS.get(error.errno or 0)
+        raise (kind(str(fault)) if kind else fault) from error
     return None
 
 
@@ -181,65 +201,16 @@ def _attach(plan: LimitPlan, layout: Layout, cgroup_path: str) -> None:
         raise HostFault("device program", step=_STEP, object=path, call=call, errno=error.errno or 0) from error
 
 
-def _readable(path: str) -> list[tuple[str, str]]:
-    """The value to put back, none where the file cannot be read (then it is not written either)."""
+def _restore(path: str, content: str) -> bool:
+    """Whether the file holds ``content`` afterwards; keyed files take a line a write."""
     try:
-        return [(path, files.read(path, _STEP).rstrip("\n"))]
-    except HostFault:
-        return []
-
-
-def _put_back(before: list[tuple[str, str]]) -> list[str]:
-    """Write the old values in reverse order; what failed."""
-    lost = []
-    for path, value in reversed(before):
-        try:
-            files.write(path, value or "\n", _STEP)
-        except HostFault as fault:
-            lost.append(f"{path} ({fault.errno})")
-    return lost
-
-
-def _read_memory(layout: Layout, cgroup_path: str) -> tuple[int, int]:
-    """(memory, memory and swap) limits in bytes."""
-    found = directory(layout, "memory", cgroup_path)
-    if found is None:
-        return UNLIMITED, UNLIMITED
-    if not layout.is_v2("memory"):
-        memory = _number(files.read(f"{found}/memory.limit_in_bytes", _STEP))
-        return memory, _optional_number(f"{found}/memory.memsw.limit_in_bytes")
-    memory = _number(files.read(f"{found}/memory.max", _STEP))
-    swap = _optional_number(f"{found}/memory.swap.max")
-    return memory, UNLIMITED if UNLIMITED in (memory, swap) else memory + swap
-
-
-def _read_bandwidth(layout: Layout, cgroup_path: str) -> tuple[int, int]:
-    """(quota, period) in microseconds."""
-    found = directory(layout, "cpu", cgroup_path)
-    if found is None:
-        return UNLIMITED, DEFAULT_PERIOD
-    if layout.is_v2("cpu"):
-        quota, period = files.read(f"{found}/cpu.max", _STEP).split()
-        return _number(quota), int(period)
-    quota = files.read(f"{found}/cpu.cfs_quota_us", _STEP)
-    return int(quota), int(files.read(f"{found}/cpu.cfs_period_us", _STEP))
+        for line in content.splitlines() or ["\n"]:
+            files.write(path, line, _STEP)
+        return files.read(path, _STEP).rstrip("\n") == content
+    except HostFault as fault:
+        return fault.errno in _GONE
 
 
 def _table(path: str) -> list[tuple[str, str]]:
     pairs = (line.partition(" ")[::2] for line in files.read(path, _STEP).splitlines())
     return [(name, value) for name, value in pairs if value.isdecimal()]
-
-
-def _optional_number(path: str) -> int:
-    try:
-        return _number(files.read(path, _STEP))
-    except HostFault as fault:
-        if fault.errno in _MISSING:
-            return UNLIMITED
-        raise
-
-
-def _number(text: str) -> int:
-    text = text.strip()
-    value = UNLIMITED if text == "max" else int(text)
-    return UNLIMITED if value >= _PAGE_COUNTER_MAX else value

@@ -1,8 +1,8 @@
 """Resource limits as data, and the cgroup files that they come to.
 
 ``plan_writes`` is pure: limits and layout in, an ordered list of writes out.
-``limits`` reads the values that an update starts from and carries the list out;
-``devices`` has the rules for device nodes.
+``in_force`` reads the values that an update starts from and what has become of them,
+``limits`` carries the list out; ``devices`` has the rules for device nodes.
 
 Zero, empty and None mean *not given*: unlimited for a new cgroup, unchanged for an
 update. -1 means unlimited.
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 import re
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -27,6 +28,9 @@ from runtime.spec import DeviceRule
 UNLIMITED = -1
 DEFAULT_PERIOD = 100_000
 """Microseconds; the kernel's own default of cpu.cfs_period_us and cpu.max."""
+
+MOST_SHARES = 262_144
+"""The kernel's own bound of cpu.shares."""
 
 _STEP = "plan the resource limits"
 _CPU_LIST = re.compile(r"[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*")
@@ -129,10 +133,15 @@ def weight(shares: int) -> int:
     """
     if shares <= 2:
         return 1
-    if shares >= 262_144:
+    if shares >= MOST_SHARES:
         return 10_000
     log = math.log2(shares)
     return math.ceil(10 ** ((log * log + 125 * log) / 612 - 7 / 34))
+
+
+def shares(of_weight: int) -> int:
+    """The fewest cpu.shares whose ``weight`` is not below ``of_weight``."""
+    return bisect_left(range(MOST_SHARES), of_weight, 2, key=weight)
 
 
 def _plan_cpu(asked: Resources, layout: Layout, now: Current) -> list[Write]:
@@ -178,7 +187,8 @@ def _plan_memory(asked: Resources, layout: Layout, now: Current, notes: list[str
     if total and total != UNLIMITED and (limit == UNLIMITED or total < limit):
         raise InvalidArgument(f"a limit of {total} for memory and swap is below that for memory alone", step=_STEP)
     if total and not layout.swap:
-        notes.append(f"the limit of {total} bytes for memory and swap is ignored: the host has no swap")
+        if total != UNLIMITED:  # else all is as asked
+            notes.append(f"the limit of {total} bytes for memory and swap is ignored: the host has no swap")
         total = 0
     if layout.is_v2("memory"):
         writes = [Write("memory", "memory.max", _or_max(memory))] if memory else []
@@ -239,7 +249,7 @@ def _plan_unified(asked: Resources, layout: Layout) -> list[Write]:
         if controller not in layout.v2_controllers and not same_in_v1:
             message = f"the host's v2 tree does not have the controller {controller}"
             raise FailedPrecondition(message, step=_STEP, object=key)
-        writes.append(Write(controller, key, value))
+        writes += [Write(controller, key, line) for line in value.splitlines()]  # keyed files take one a write
     return writes
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cri.host import Attached, LivePod
+from cri.host import Attached, LivePod, Started
 from cri.plan.container import ContainerPlan
 from cri.plan.document import decode
 from cri.streaming.session import ForwardTicket, Ticket
@@ -60,7 +60,7 @@ async def test_waits_and_locks_are_one_an_id_until_it_is_forgotten(crisp: Crisp)
     assert crisp.host.exited(ID) is exited and crisp.host.lock(ID) is lock
     assert crisp.host.exited("d" * 64) is not exited and crisp.host.lock("d" * 64) is not lock
     crisp.host.forget("d" * 64)
-    crisp.host.started[ID] = (1, 2)
+    crisp.host.started[ID] = Started(1, 2)
     exited.set()
     crisp.host.forget(ID)
     assert not crisp.host.exited(ID).is_set() and crisp.host.lock(ID) is not lock and ID not in crisp.host.started

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 import grpc
@@ -100,3 +101,47 @@ async def test_a_plan_is_one_transaction_and_no_step_has_one_of_its_own(
     assert written == 5
     await crisp.start(id)
     assert written == 7
+
+
+async def test_what_is_stored_all_the_same_when_the_daemon_stops_is_not_undone(crisp: Crisp) -> None:
+    config = crisp.container()
+    config.linux.resources.memory_limit_in_bytes = 64 << 20
+    id = await crisp.run(await crisp.run_pod(), config)
+    crisp.host.failpoints.set("UpdateContainerResources:store", "hang")
+    resources = api.LinuxContainerResources(memory_limit_in_bytes=96 << 20)
+    request = api.UpdateContainerResourcesRequest(container_id=id, linux=resources)
+    asked = crisp.runtime.UpdateContainerResources(request)
+    await crisp.until(lambda: any(point.waiting for point in crisp.host.failpoints.points()))
+    gate, held = threading.Event(), threading.Event()
+
+    def hold(_: object) -> None:
+        held.set()
+        gate.wait(20)
+
+    busy = asyncio.ensure_future(crisp.host.store.database.run(hold, durable=True))  # in its thread
+    await crisp.until(held.is_set)
+    crisp.host.failpoints.set("*", "off")
+    await crisp.until(lambda: crisp.host.store.database._jobs.qsize() == 1)  # the result, behind it
+    (flight,) = crisp.host.operations._creating.values()
+    flight.task.cancel()
+    asked.cancel()
+    await asyncio.sleep(0)
+    gate.set()
+    await busy
+    await crisp.until(lambda: not crisp.host.operations._creating)
+    assert (await crisp.status(id)).resources.linux.memory_limit_in_bytes == 96 << 20
+    name = "memory.max" if crisp.host.layout.is_v2("memory") else "memory.limit_in_bytes"
+    assert crisp.cgroup_file(id, name).read_text() == f"{96 << 20}\n"
+    assert crisp.host.operations.unfinished() == []
+
+
+async def test_a_change_that_its_client_has_left_is_made(crisp: Crisp) -> None:
+    id = await crisp.run(await crisp.run_pod())
+    crisp.host.failpoints.set("UpdateContainerResources/set_container_limits:mid", "hang")
+    request = api.UpdateContainerResourcesRequest(container_id=id, linux=api.LinuxContainerResources(cpu_shares=300))
+    asked = crisp.runtime.UpdateContainerResources(request)
+    await crisp.until(lambda: any(point.waiting for point in crisp.host.failpoints.points()))
+    asked.cancel()
+    crisp.host.failpoints.set("*", "off")
+    await crisp.until(lambda: not crisp.host.operations._creating)
+    assert (await crisp.status(id)).resources.linux.cpu_shares == 300

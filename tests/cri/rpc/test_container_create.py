@@ -48,6 +48,49 @@ async def test_a_created_container_has_its_places_and_runs_nothing_of_the_image(
         assert os.path.samefile(f"/proc/{pid}/exe", LAUNCH)
 
 
+async def test_huge_pages_and_unified_values_are_limited_and_told_as_the_kernel_has_them(crisp: Crisp) -> None:
+    if "hugetlb" not in crisp.host.layout.v2_controllers or not {"2MB", "1GB"} <= crisp.host.layout.page_sizes:
+        pytest.skip("no hugetlb controller in the v2 tree, or no huge pages of 2MB and 1GB")
+    config = crisp.container()
+    config.linux.resources.hugepage_limits.add(page_size="2MB", limit=5 << 20)
+    config.linux.resources.unified["hugetlb.1GB.max"] = "max"
+    config.linux.resources.unified["hugetlb.1GB.rsvd.max"] = str(3 << 29)
+    id = await crisp.create(await crisp.run_pod(), config)
+    found = {file: crisp.cgroup_file(id, f"hugetlb.{file}").read_text().strip() for file in ("2MB.max", "2MB.rsvd.max")}
+    assert found == {"2MB.max": str(4 << 20), "2MB.rsvd.max": str(4 << 20)}
+    linux = (await crisp.status(id)).resources.linux
+    assert list(linux.hugepage_limits) == [api.HugepageLimit(page_size="2MB", limit=4 << 20)]
+    assert dict(linux.unified) == {"hugetlb.1GB.max": "max", "hugetlb.1GB.rsvd.max": str(1 << 30)}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "code"),
+    [
+        ("hugetlb.7MB.max", "0", Code.FAILED_PRECONDITION),
+        ("nonsense.max", "1", Code.FAILED_PRECONDITION),
+        ("pids.max", "x y", Code.INVALID_ARGUMENT),
+    ],
+)
+async def test_a_unified_value_that_cannot_be_given_is_refused_and_nothing_is_left(
+    crisp: Crisp, key: str, value: str, code: grpc.StatusCode
+) -> None:
+    config = crisp.container()
+    config.linux.resources.unified[key] = value
+    error = await refused(crisp, await crisp.run_pod(), config)
+    assert (error.code(), key in str(error.details())) == (code, True), error.details()
+    assert crisp.host.operations.unfinished() == []
+    assert list(crisp.host.store.containers) == [] and not os.listdir(crisp.host.root / "containers")
+
+
+async def test_limits_are_told_as_the_kernel_has_rounded_them(crisp: Crisp) -> None:
+    config = crisp.container()
+    linux = config.linux.resources
+    linux.memory_limit_in_bytes, linux.cpu_shares, linux.cpu_quota = (64 << 20) + 99, 700, 25_000
+    id = await crisp.create(await crisp.run_pod(), config)
+    linux.memory_limit_in_bytes, linux.cpu_period = 64 << 20, 100_000
+    assert (await crisp.status(id)).resources.linux == linux
+
+
 async def test_an_image_is_found_by_each_of_its_names(crisp: Crisp) -> None:
     sandbox = await crisp.run_pod()
     (image,) = crisp.host.images.all()

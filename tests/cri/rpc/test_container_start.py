@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from pathlib import Path
 
 import grpc
 import grpc.aio
@@ -183,3 +184,16 @@ async def test_nothing_starts_in_a_pod_that_was_stopped(crisp: Crisp) -> None:
     await crisp.runtime.StopPodSandbox(api.StopPodSandboxRequest(pod_sandbox_id=sandbox))
     error = await refused(crisp, id)
     assert error.code() is Code.FAILED_PRECONDITION and "not ready" in str(error.details())
+
+
+async def test_the_oom_score_that_the_host_allows_is_told_and_is_that_of_commands_too(crisp: Crisp) -> None:
+    own = int(Path("/proc/self/oom_score_adj").read_text())
+    if "CAP_SYS_RESOURCE" in crisp.host.facts.bounding or own == -1000:
+        pytest.skip("needs a daemon without CAP_SYS_RESOURCE, which cannot lower its score")
+    config = crisp.container()
+    config.linux.resources.oom_score_adj = own - 1
+    id = await crisp.create(await crisp.run_pod(), config)
+    assert (await crisp.status(id)).resources.linux.oom_score_adj == own - 1
+    await start(crisp, id)
+    assert (await crisp.status(id)).resources.linux.oom_score_adj == own
+    assert (await crisp.exec(id, "cat", "/proc/self/oom_score_adj")).stdout == f"{own}\n".encode()

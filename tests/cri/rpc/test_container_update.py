@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import grpc
 import grpc.aio
 import pytest
 
+from cri.rpc.container_update import update_key
 from proto import api_pb2 as api
+from runtime.cgroups import files
 from runtime.cgroups.layout import directory
 from tests.cri.harness import Crisp
 
@@ -101,6 +104,87 @@ async def test_limits_go_up_and_down_in_the_order_that_the_kernel_needs(crisp: C
     assert crisp.cgroup_file(id, "cpuset.cpus").read_text().strip() == "0"
     await update(crisp, id, cpu_quota=-1)
     assert (await crisp.status(id)).resources.linux.cpu_quota == -1
+
+
+async def test_huge_pages_are_limited_as_whole_ones_with_their_reservations_and_others_stay(crisp: Crisp) -> None:
+    layout = crisp.host.layout
+    if layout.root("hugetlb") is None or not {"2MB", "1GB"} <= layout.page_sizes:
+        pytest.skip("no hugetlb controller, or no huge pages of 2MB and 1GB")
+    id = await crisp.run(await crisp.run_pod())
+    whole, half = api.HugepageLimit(page_size="1GB", limit=1 << 30), 5 << 20
+    await update(crisp, id, hugepage_limits=[whole])
+    await update(crisp, id, hugepage_limits=[api.HugepageLimit(page_size="2MB", limit=half)])
+    file = "max" if layout.is_v2("hugetlb") else "limit_in_bytes"
+    for name in (f"hugetlb.2MB.{file}", f"hugetlb.2MB.rsvd.{file}"):
+        assert crisp.cgroup_file(id, name).read_text().strip() == str(4 << 20)
+    told = (await crisp.status(id)).resources.linux.hugepage_limits
+    assert list(told) == [whole, api.HugepageLimit(page_size="2MB", limit=4 << 20)]
+
+
+async def test_huge_pages_of_a_size_that_the_host_does_not_have_are_refused(crisp: Crisp) -> None:
+    id = await crisp.run(await crisp.run_pod())
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await update(crisp, id, hugepage_limits=[api.HugepageLimit(page_size="7MB", limit=7 << 20)], cpu_shares=77)
+    assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION and "7MB" in str(refused.value.details())
+    assert (await crisp.status(id)).resources.linux == api.LinuxContainerResources()
+
+
+async def test_the_status_tells_what_the_kernel_made_of_it_and_asks_it_once(
+    crisp: Crisp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id = await crisp.run(await crisp.run_pod())
+    asked = {"cpu_shares": 1000, "cpu_quota": 30_000, "cpuset_cpus": "0-0", "memory_swap_limit_in_bytes": 96 << 20}
+    await update(crisp, id, memory_limit_in_bytes=(64 << 20) + 1234, **asked)
+    monkeypatch.setattr(files, "read", lambda path, step: pytest.fail(f"{path} is read"))
+    linux = (await crisp.status(id)).resources.linux
+    assert (linux.cpu_shares, linux.cpu_quota, linux.cpu_period) == (1000, 30_000, 100_000)
+    assert (linux.memory_limit_in_bytes, linux.cpuset_cpus) == (64 << 20, "0")
+    assert linux.memory_swap_limit_in_bytes == ((96 << 20) if crisp.host.layout.swap else -1)
+
+
+async def test_updates_that_come_at_once_are_all_in_force_afterwards(crisp: Crisp) -> None:
+    id = await crisp.run(await crisp.run_pod())
+    crisp.host.failpoints.set("UpdateContainerResources/set_container_limits:mid", "hang")
+    changes = [{"cpu_shares": 300}, {"memory_limit_in_bytes": 64 << 20}, {"cpu_quota": 40_000}, {"cpu_quota": 40_000}]
+    async with asyncio.TaskGroup() as group:
+        for change in changes:
+            group.create_task(update(crisp, id, **change))
+        await crisp.until(lambda: waiting(crisp) == 1)
+        crisp.host.failpoints.set("*", "off")
+    linux = (await crisp.status(id)).resources.linux
+    assert (linux.cpu_shares, linux.memory_limit_in_bytes, linux.cpu_quota) == (300, 64 << 20, 40_000)
+    assert crisp.host.operations.unfinished() == [] and not crisp.host.store.operations.get(update_key(id))
+
+
+def waiting(crisp: Crisp) -> int:
+    return sum(point.waiting for point in crisp.host.failpoints.points())
+
+
+async def test_what_an_earlier_update_could_not_undo_is_undone_before_the_next(crisp: Crisp) -> None:
+    config = crisp.container()
+    config.linux.resources.memory_limit_in_bytes = 64 << 20
+    id = await crisp.run(await crisp.run_pod(), config)
+    crisp.host.failpoints.set("UpdateContainerResources:store", "fail", 1)
+    crisp.host.failpoints.set("UpdateContainerResources/set_container_limits:undo", "fail", 1)
+    with pytest.raises(grpc.aio.AioRpcError, match="roll back"):
+        await update(crisp, id, memory_limit_in_bytes=96 << 20)
+    assert memory_limit(crisp, id) == 96 << 20 and len(crisp.host.operations.unfinished()) == 1
+    await update(crisp, id, cpu_shares=300)
+    assert memory_limit(crisp, id) == 64 << 20 and crisp.host.operations.unfinished() == []
+    linux = (await crisp.status(id)).resources.linux
+    assert (linux.memory_limit_in_bytes, linux.cpu_shares) == (64 << 20, 300)
+
+
+async def test_a_container_that_is_removed_meanwhile_is_not_found_and_nothing_is_owed(crisp: Crisp) -> None:
+    id = await crisp.create(await crisp.run_pod())
+    crisp.host.failpoints.set("UpdateContainerResources:store", "hang")
+    asked = asyncio.ensure_future(update(crisp, id, cpu_shares=300))
+    await crisp.until(lambda: waiting(crisp) == 1)
+    await crisp.runtime.RemoveContainer(api.RemoveContainerRequest(container_id=id))
+    crisp.host.failpoints.set("*", "off")
+    with pytest.raises(grpc.aio.AioRpcError):
+        await asked
+    assert crisp.host.store.container(id) is None and crisp.host.operations.unfinished() == []
 
 
 async def test_unified_values_reach_their_files_or_nothing_changes(crisp: Crisp) -> None:

@@ -8,26 +8,28 @@ from pathlib import Path
 
 import pytest
 
-from runtime.cgroups import limits
+from runtime.cgroups import tree
 from runtime.cgroups.devices import DEFAULT_RULES
-from runtime.cgroups.layout import Hierarchy, Kind, Layout, detect, directory, dirs
+from runtime.cgroups.in_force import read_current
+from runtime.cgroups.layout import Kind, Layout, detect, directory, dirs
 from runtime.cgroups.limits import (
     apply_oom_score_adj,
     apply_writes,
-    clamped_oom_score_adj,
-    read_current,
+    note_clamped,
+    put_back,
+    read_before,
+    read_oom_score_adj,
     refuse_below_use,
 )
 from runtime.cgroups.resources import (
     UNLIMITED,
-    Current,
     Hugepage,
     LimitPlan,
     Resources,
     Write,
     plan_writes,
 )
-from runtime.errors import FailedPrecondition, HostFault
+from runtime.errors import FailedPrecondition, HostFault, InvalidArgument
 from runtime.linux import capabilities
 from tests.kernel.runtime.cgroups.processes import cgroup, enter, living_in
 from tests.kernel.runtime.forked import in_child
@@ -35,6 +37,9 @@ from tests.kernel.runtime.forked import in_child
 LAYOUT = detect()
 MIB = 1 << 20
 CAP_SYS_RESOURCE = 24
+
+SMALL = Resources(memory_limit=64 * MIB, memory_swap_limit=64 * MIB, cpu_quota=50_000, cpu_period=100_000)
+LARGE = Resources(memory_limit=128 * MIB, memory_swap_limit=256 * MIB, cpu_quota=90_000, cpu_period=50_000)
 
 needs_limits = pytest.mark.skipif(
     not all(LAYOUT.root(name) for name in ("cpu", "cpuset", "memory", "pids")),
@@ -62,8 +67,7 @@ def value(path: str, controller: str, file: str) -> str:
 
 
 def limit(path: str, resources: Resources, layout: Layout = LAYOUT) -> tuple[str, ...]:
-    plan = plan_writes(resources, layout, read_current(layout, path))
-    return apply_writes(plan, layout, path, restore=True)
+    return apply_writes(plan_writes(resources, layout, read_current(layout, path)), layout, path)
 
 
 @needs_limits
@@ -79,11 +83,6 @@ def test_the_kernel_takes_what_was_planned(path: str) -> None:
 
 
 @needs_limits
-def test_a_new_cgroup_has_no_limits(path: str) -> None:
-    assert read_current(LAYOUT, path) == Current()
-
-
-@needs_limits
 def test_an_update_changes_what_it_gives_and_nothing_else(path: str) -> None:
     limit(path, Resources(cpu_quota=20_000, cpu_period=50_000, memory_limit=64 * MIB))
     limit(path, Resources(cpu_period=100_000))
@@ -96,16 +95,79 @@ def test_an_update_changes_what_it_gives_and_nothing_else(path: str) -> None:
 
 
 @needs_limits
-def test_a_refused_value_is_named_and_the_others_are_put_back(path: str) -> None:
+def test_a_refused_value_is_named_and_all_can_be_put_back(path: str) -> None:
     limit(path, Resources(cpu_shares=512, cpu_quota=20_000))
-    shares_file = "cpu.weight" if LAYOUT.is_v2("cpu") else "cpu.shares"
-    before = value(path, "cpu", shares_file)
-    with pytest.raises(HostFault) as caught:
-        limit(path, Resources(cpu_shares=2048, cpu_quota=30_000, cpuset_cpus="4095"))
-    assert "'4095'" in str(caught.value)
-    assert caught.value.object.endswith("/cpuset.cpus")
-    assert value(path, "cpu", shares_file) == before
-    assert read_current(LAYOUT, path).cpu_quota == 20_000
+    files = [("cpu", "cpu.weight" if LAYOUT.is_v2("cpu") else "cpu.shares"), ("cpuset", "cpuset.cpus")]
+    old = [value(path, *file) for file in files]
+    asked = plan_writes(Resources(cpu_shares=2048, cpu_quota=30_000, cpuset_cpus="4095"), LAYOUT)
+    before = read_before(asked, LAYOUT, path)
+    with pytest.raises((InvalidArgument, FailedPrecondition), match=r"/cpuset\.cpus: write: could not write '4095': "):
+        apply_writes(asked, LAYOUT, path)
+    assert value(path, *files[0]) != old[0]
+    for _ in range(2):
+        assert put_back(before, LAYOUT, path) == []
+        assert [value(path, *file) for file in files] == old
+        assert read_current(LAYOUT, path).cpu_quota == 20_000
+
+
+@needs_limits
+@pytest.mark.parametrize(("old", "new"), [(SMALL, LARGE), (LARGE, SMALL)])
+def test_whatever_part_of_an_update_was_done_it_can_be_put_back(path: str, old: Resources, new: Resources) -> None:
+    layout = replace(LAYOUT, swap=True)
+    limit(path, old, layout)
+    now = read_current(layout, path)
+    asked = plan_writes(new, layout, now)
+    before = read_before(asked, layout, path)
+    for done in range(len(asked.writes) + 1):
+        apply_writes(LimitPlan(asked.writes[:done]), layout, path)
+        assert put_back(before, layout, path) == []
+        assert read_current(layout, path) == now
+
+
+@needs_v1_memory
+def test_what_the_use_forbids_is_not_put_back_and_said(path: str) -> None:
+    limit(path, Resources(memory_limit=64 * MIB, cpu_shares=512))
+    asked = plan_writes(Resources(memory_limit=256 * MIB, cpu_shares=99), LAYOUT)
+    before = read_before(asked, LAYOUT, path)
+    apply_writes(asked, LAYOUT, path)
+
+    def after_growing() -> list[str]:
+        enter(dirs(LAYOUT, path))
+        held = bytearray(os.urandom(4096) * (100 * MIB // 4096))
+        return put_back(before, LAYOUT, path) if held else []
+
+    assert in_child(after_growing) == [f"{directory(LAYOUT, 'memory', path)}/memory.limit_in_bytes"]
+    assert read_current(LAYOUT, path).memory_limit == 256 * MIB
+    assert value(path, "cpu", "cpu.shares") == "512"
+
+
+def test_a_cgroup_that_is_gone_needs_nothing_put_back(path: str, tmp_path: Path) -> None:
+    asked = plan_writes(Resources(memory_limit=MIB), LAYOUT)
+    before = read_before(asked, LAYOUT, path)
+    assert tree.remove(LAYOUT, path, ours=True)
+    assert put_back(before, LAYOUT, path) == [] and read_before(asked, LAYOUT, path) == ()
+    v2 = Layout(Kind.V2, (), str(tmp_path), frozenset({"memory"}), "/", False, frozenset())
+    assert put_back([Write("memory", "memory.max", "5"), Write("pids", "pids.max", "5")], v2, "/gone") == []
+    assert put_back([Write("pids", "pids.max", "5")], v2, "/gone") == []
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c/memory.stat").mkdir()
+    with pytest.raises(HostFault, match="EISDIR"):
+        put_back([Write("memory", "memory.max", "5")], v2, "/c")
+
+
+def test_keyed_files_get_a_line_a_write_and_v2_is_not_limited_below_the_use(tmp_path: Path) -> None:
+    v2 = Layout(Kind.V2, (), str(tmp_path), frozenset({"memory", "io"}), "/", False, frozenset())
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c/memory.stat").write_text(f"anon {30 * MIB}\n")
+    (tmp_path / "c/memory.max").write_text(f"{64 * MIB}\n")
+    (tmp_path / "c/io.max").write_text("8:0 rbps=5\n8:16 rbps=7\n")
+    asked = plan_writes(Resources(memory_limit=80 * MIB, unified={"io.max": "8:0 rbps=9"}), v2)
+    before = read_before(asked, v2, "/c")
+    assert put_back(before, v2, "/c") == [f"{tmp_path}/c/io.max"]  # a plain file keeps the last write alone
+    (tmp_path / "c/memory.stat").write_text(f"anon {70 * MIB}\n")
+    (tmp_path / "c/memory.max").write_text(f"{80 * MIB}\n")
+    assert put_back(before, v2, "/c") == [f"{tmp_path}/c/memory.max"]
+    assert (tmp_path / "c/memory.max").read_text() == f"{80 * MIB}\n"
 
 
 @needs_v1_memory
@@ -153,47 +215,16 @@ def test_an_optional_file_may_be_missing_but_no_other(path: str, tmp_path: Path)
     (tmp_path / "a").mkdir()
     layout = Layout(Kind.V2, (), str(tmp_path), frozenset({"memory"}), "/", True, frozenset())
     optional = LimitPlan((Write("memory", "memory.swap.max", "5", optional=True),), notes=("said before",))
-    notes = apply_writes(optional, layout, "/a", restore=True)
+    notes = apply_writes(optional, layout, "/a")
     assert notes[0] == "said before"
     assert "memory.swap.max 5" in notes[1]
-    with pytest.raises(HostFault, match=r"memory\.max"):
+    with pytest.raises(FailedPrecondition, match=r"memory\.max"):
+        apply_writes(LimitPlan((Write("memory", "memory.max", "5"),)), layout, "/a")
+    (tmp_path / "a/memory.max").mkdir()
+    with pytest.raises(HostFault, match="EISDIR"):
         apply_writes(LimitPlan((Write("memory", "memory.max", "5"),)), layout, "/a")
     with pytest.raises(FailedPrecondition, match="pids"):
         apply_writes(LimitPlan((Write("pids", "pids.max", "5"),)), layout, "/a")
-
-
-def test_the_fault_says_what_could_not_be_put_back(tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    layout = Layout(Kind.V2, (), str(tmp_path), frozenset({"cpu", "memory"}), "/", True, frozenset())
-    first = tmp_path / "a/cpu.max"
-    first.write_text("max 100000\n")
-    (tmp_path / "a/memory.max").symlink_to(tmp_path / "nowhere")
-    writes = (Write("cpu", "cpu.max", "5000 100000"), Write("memory", "memory.max/x", "5"))
-    with pytest.raises(HostFault) as caught:
-        apply_writes(LimitPlan(writes), layout, "/a", restore=True)
-    assert "not put back" not in str(caught.value)
-    assert first.read_text().startswith("max 100000")
-    lost = limits._put_back([(str(tmp_path / "nowhere/cpu.max"), "1")])
-    assert lost == [f"{tmp_path}/nowhere/cpu.max (2)"]
-
-
-def test_limits_of_pure_v2_are_read(tmp_path: Path) -> None:
-    layout = Layout(Kind.V2, (), str(tmp_path), frozenset({"cpu", "memory"}), "/", True, frozenset())
-    (tmp_path / "a").mkdir()
-    for name, text in (("cpu.max", "max 50000"), ("memory.max", "1000"), ("memory.swap.max", "24")):
-        (tmp_path / "a" / name).write_text(f"{text}\n")
-    expected = Current(memory_limit=1000, memory_swap_limit=1024, cpu_quota=UNLIMITED, cpu_period=50_000)
-    assert read_current(layout, "/a") == expected
-    (tmp_path / "a/memory.swap.max").unlink()
-    assert read_current(layout, "/a").memory_swap_limit == UNLIMITED
-    (tmp_path / "a/memory.swap.max").mkdir()
-    with pytest.raises(HostFault):
-        read_current(layout, "/a")
-
-
-def test_without_controllers_everything_is_unlimited() -> None:
-    bare = Layout(Kind.V1, (Hierarchy("/nowhere", ("freezer",), "/"),), None, frozenset(), "/", False, frozenset())
-    assert read_current(bare, "/a") == Current()
 
 
 def test_an_oom_score_is_set_or_clamped_with_a_note() -> None:
@@ -211,12 +242,11 @@ def test_an_oom_score_is_set_or_clamped_with_a_note() -> None:
     assert apply_oom_score_adj([pid], 5) is None  # it has ended
 
 
-def test_an_oom_score_that_was_clamped_at_the_start_is_told() -> None:
+def test_the_oom_score_of_a_process_is_read_while_it_lives() -> None:
     own = int(Path("/proc/self/oom_score_adj").read_text())
-    assert clamped_oom_score_adj(os.getpid(), own) is None
-    note = clamped_oom_score_adj(os.getpid(), own - 1)
-    assert note == f"oom_score_adj {own - 1} is clamped to {own}: the host refuses a lower one"
-    assert clamped_oom_score_adj(2**22 + 1, -1000) is None  # above pid_max: nobody's
+    assert read_oom_score_adj(os.getpid()) == own
+    assert read_oom_score_adj(2**22 + 1) is None  # above pid_max: nobody's
+    assert note_clamped(-5, own) == f"oom_score_adj -5 is clamped to {own}: the host refuses a lower one"
 
 
 def test_an_oom_score_out_of_range_is_a_fault() -> None:
@@ -234,10 +264,10 @@ def test_v2_would_kill_for_a_limit_below_the_use_so_it_is_refused(
     v2 = Layout(Kind.V2, (), str(tmp_path), frozenset({"memory"}), "/", swap, frozenset())
     (tmp_path / "c").mkdir()
     (tmp_path / "c/memory.stat").write_text(f"anon {30 * MIB}\nfile {90 * MIB}\nkernel {MIB}\npgfault 7\n")
-    plan = plan_writes(Resources(memory_limit=limit), v2)
+    writes = plan_writes(Resources(memory_limit=limit), v2).writes
     if not refused:
-        refuse_below_use(plan, v2, "/c")
+        refuse_below_use(writes, v2, "/c")
         return
     with pytest.raises(FailedPrecondition, match="below the"):
-        refuse_below_use(plan, v2, "/c")
-    refuse_below_use(plan, replace(LAYOUT, v2_controllers=frozenset()), "/c")
+        refuse_below_use(writes, v2, "/c")
+    refuse_below_use(writes, replace(LAYOUT, v2_controllers=frozenset()), "/c")

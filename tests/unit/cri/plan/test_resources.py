@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from google.protobuf import text_format
 
-from cri.plan.resources import add_resources, merge_resources, plan_resources, plan_update
+from cri.plan.resources import add_resources, merge_resources, plan_resources, plan_update, told_resources
 from proto import api_pb2 as api
 from runtime.cgroups.resources import Hugepage, Resources
 
@@ -70,3 +70,11 @@ def test_overhead_is_added_where_the_containers_are_limited() -> None:
     assert (total.cpu_shares, total.cpu_quota, total.memory_limit_in_bytes) == (105, 70_000, 13)
     assert total.memory_swap_limit_in_bytes == 23
     assert add_resources(api.LinuxContainerResources(), overhead) == api.LinuxContainerResources()
+
+
+def test_what_is_planned_is_told_in_the_fields_that_asked_for_it() -> None:
+    assert told_resources(limits(ALL), plan_update(limits(ALL))) == limits(ALL)
+    assert told_resources(limits(""), plan_update(limits(""))) == limits("")
+    rounded = Resources(memory_limit=4096, cpu_shares=2)
+    told = told_resources(limits("memory_limit_in_bytes: 5000 oom_score_adj: -5"), rounded)
+    assert told == limits("memory_limit_in_bytes: 4096 cpu_shares: 2 oom_score_adj: -5")

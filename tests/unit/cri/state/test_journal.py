@@ -242,3 +242,33 @@ async def test_a_start_is_adopted_though_it_holds_no_name(store: Store, operatio
     operations.delivered(key)
     with pytest.raises(pytest.fail.Exception):
         await operations.run(key, "StartContainer", "d", again)
+
+
+async def test_changes_of_one_object_come_one_after_the_other(store: Store, operations: Operations) -> None:
+    gates = [asyncio.Event() for _ in range(3)]
+    seen: list[str] = []
+
+    def work(number: int) -> Callable[[Operation], Awaitable[None]]:
+        async def change(operation: Operation) -> None:
+            seen.append(f"{operation.object_id} {number}")
+            await gates[number].wait()
+            if number == 1:
+                raise HostFault("no", step="write")
+
+        return change
+
+    changes = [asyncio.ensure_future(operations.change("k", "Update", "s1", work(each))) for each in range(3)]
+    await settle()
+    assert seen == ["s1 0"] and operations.in_flight("s1")
+    changes[0].cancel()  # whoever asked has left, and it goes on
+    gates[1].set()
+    await settle()
+    assert seen == ["s1 0"]
+    gates[0].set()
+    await settle()
+    with pytest.raises(HostFault):
+        await changes[1]
+    assert seen == ["s1 0", "s1 1", "s1 2"]
+    gates[2].set()
+    await changes[2]
+    assert not operations.in_flight("s1")

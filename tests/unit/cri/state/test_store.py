@@ -103,6 +103,29 @@ async def test_updates_at_the_same_time_all_count(store: Store) -> None:
     assert store.containers.get("c1").exit_code == 50
 
 
+async def test_an_update_forgets_the_operation_that_ends_with_it(database: Database, store: Store) -> None:
+    await store.commit(puts=[sandbox(), container()], begin=operation())
+    await store.update_container("c1", lambda record: msgspec.structs.replace(record, exit_code=7), end="k")
+    for each in (store, await Store.open(database)):
+        assert each.operations == {} and each.containers.get("c1").exit_code == 7
+
+
+async def test_an_update_that_fails_keeps_its_operation(database: Database, store: Store) -> None:
+    await store.commit(puts=[sandbox()], begin=operation())
+    with pytest.raises(NotFound):
+        await store.update_container("c1", lambda record: record, end="k")
+    for each in (store, await Store.open(database)):
+        assert each.unfinished() == [operation()]
+
+
+async def test_a_flush_returns_when_readers_see_what_was_to_be_stored(store: Store) -> None:
+    storing = asyncio.ensure_future(store.put_sandbox(sandbox()))
+    await asyncio.sleep(0)
+    await store.flush()
+    assert store.sandbox("s1") == sandbox()
+    await storing
+
+
 async def test_an_update_that_refuses_changes_nothing(store: Store) -> None:
     await store.commit(puts=[sandbox(), container()])
 

@@ -13,8 +13,10 @@ from cri.plan.facts import DeviceFacts, HostFacts
 from cri.plan.sandbox import SandboxPlan
 from cri.steps.codec import AnyStep, decode, encode
 from cri.steps.container import StartInit, plan_create_steps
+from cri.steps.limits import Change, SetContainerLimits, SetOomScore, SetPodLimits
 from cri.steps.sandbox import plan_steps
 from proto import api_pb2 as api
+from runtime.cgroups.resources import LimitPlan, Write
 from runtime.images.config import ImageConfig
 from runtime.spec import ResolvedUser
 
@@ -29,6 +31,18 @@ def test_a_containers_birth_survives_the_journal(pod: SandboxPlan, image: ImageC
     config = api.ContainerConfig(command=["\u00fc", "\x7f"])
     plan = plan_container(config, pod, image, user, ContainerIds("c1", "/lib/c1"), host, DeviceFacts())
     steps = (*plan_create_steps(plan, pod.directory), StartInit(pod.id, plan.id, plan.cgroup))
+    assert decode(encode(steps)) == steps
+
+
+def test_an_update_survives_the_journal_with_what_was_there_before() -> None:
+    limits = LimitPlan((Write("cpu", "cpu.shares", "2"), Write("memory", "memory.swap.max", "0", optional=True)))
+    change = Change("/c", limits, (Write("cpuset", "cpuset.cpus", ""), Write("io", "io.max", "8:0 rbps=1\n8:1 wbps=2")))
+    resources = api.LinuxContainerResources(unified={"a.b": "\u00fc"}, oom_score_adj=-1).SerializeToString()
+    steps = (
+        SetOomScore("c1", "/c", -5),
+        SetContainerLimits("s1", "c1", change, resources),
+        SetPodLimits("s1", change, resources),
+    )
     assert decode(encode(steps)) == steps
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from runtime.cgroups.devices import DEFAULT_RULES
 from runtime.cgroups.layout import Hierarchy, Kind, Layout
-from runtime.cgroups.resources import Current, Hugepage, Resources, Write, plan_writes, weight
+from runtime.cgroups.resources import Current, Hugepage, Resources, Write, plan_writes, shares, weight
 from runtime.errors import FailedPrecondition, InvalidArgument
 
 MIB = 1 << 20
@@ -95,6 +95,12 @@ def test_more_shares_never_weigh_less(one: int, other: int) -> None:
     assert 1 <= weight(low) <= weight(high) <= 10_000
 
 
+@given(st.integers(1, 10_000))
+def test_shares_of_a_weight_have_that_weight_or_the_next_that_shares_can_have(wanted: int) -> None:
+    found = shares(wanted)
+    assert weight(found) >= wanted and (found == 2 or weight(found - 1) < wanted)
+
+
 def test_an_update_of_the_quota_keeps_the_period_and_the_reverse() -> None:
     now = Current(cpu_quota=20_000, cpu_period=50_000)
     assert lines(Resources(cpu_quota=30_000), V2, now) == [("cpu.max", "30000 50000")]
@@ -161,6 +167,7 @@ def test_a_swap_limit_on_a_host_without_swap_is_a_note() -> None:
         plan = plan_writes(asked, replace(layout, swap=False))
         assert [write.controller for write in plan.writes] == ["memory"]
         assert "no swap" in plan.notes[0]
+        assert plan_writes(replace(asked, memory_swap_limit=-1), replace(layout, swap=False)).notes == ()
 
 
 def test_swap_files_may_be_missing_from_the_kernel() -> None:
@@ -232,3 +239,8 @@ def test_a_unified_key_of_a_controller_that_v2_lacks_is_refused() -> None:
 @pytest.mark.parametrize("layout", [V1, V2])
 def test_the_limit_of_processes_has_one_name_in_both_trees(layout: Layout) -> None:
     assert plan_writes(Resources(unified={"pids.max": "77"}), layout).writes == (Write("pids", "pids.max", "77"),)
+
+
+def test_a_keyed_file_gets_a_line_a_write() -> None:
+    asked = Resources(unified={"io.max": "8:0 rbps=1\n8:16 wbps=2\n"})
+    assert lines(asked, V2) == [("io.max", "8:0 rbps=1"), ("io.max", "8:16 wbps=2")]

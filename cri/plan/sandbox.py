@@ -14,10 +14,12 @@ import msgspec
 from cri.plan.facts import HostFacts
 from cri.plan.files import plan_files
 from cri.plan.paths import clean
+from cri.plan.resources import add_resources, plan_update
 from cri.plan.security import plan_seccomp
 from cri.plan.sysctls import plan_sysctls
 from cri.settings import Settings
 from proto import api_pb2 as api
+from runtime.cgroups.resources import Resources, plan_writes
 from runtime.spec import CgroupDirs, SandboxRequest, User
 
 SHM_SIZE = 64 << 20
@@ -57,6 +59,7 @@ class SandboxPlan(msgspec.Struct, frozen=True, kw_only=True):
     ``pid`` pod, container or node. ``files`` by name, None for a copy of the host's.
     ``shm`` is the directory that is every container's /dev/shm, ``shm_size`` its bytes
     or None when it is the host's. ``log_directory`` may be empty: nothing is logged.
+    ``limits`` are those of the pod as a whole, None for none of crisp's.
     """
 
     id: str
@@ -77,6 +80,7 @@ class SandboxPlan(msgspec.Struct, frozen=True, kw_only=True):
     pause: PausePlan
     privileged: bool
     log_directory: str
+    limits: Resources | None = None
 
     @property
     def own_cgroup(self) -> str | None:
@@ -103,20 +107,24 @@ def plan_sandbox(
     """The plan of a pod whose request was validated.
 
     ``parent_exists``: whether ``cgroup_parent(config, ids)`` is there already; one that
-    somebody else made is never removed.
+    somebody else made is never removed, nor limited.
+
+    Raises:
+        FailedPrecondition: the host cannot give the pod's limits.
     """
     context = config.linux.security_context
     options = context.namespace_options
     network, ipc = MODES[options.network], MODES[options.ipc]
     directory = f"{settings.state}/pods/{ids.id}"
     parent = cgroup_parent(config, ids)
+    owned = not config.linux.cgroup_parent or not parent_exists
     hostname = config.hostname or facts.hostname
     return SandboxPlan(
         id=ids.id,
         directory=directory,
         directories=(directory, *(f"{directory}/{folder}" for folder in FOLDERS)),
         cgroup_parent=parent,
-        cgroup_owned=not config.linux.cgroup_parent or not parent_exists,
+        cgroup_owned=owned,
         pause_cgroup=f"{parent.rstrip('/')}/{ids.id}",
         namespaces=_plan_namespaces(options, own_uts=network == POD or hostname != facts.hostname),
         network=network,
@@ -130,6 +138,7 @@ def plan_sandbox(
         pause=PausePlan(user=_plan_pause_user(context), seccomp=plan_seccomp(context)),
         privileged=context.privileged,
         log_directory=config.log_directory,
+        limits=_plan_limits(config.linux, facts) if owned and parent != "/" else None,
     )
 
 
@@ -157,6 +166,15 @@ def _plan_namespaces(options: api.NamespaceOption, *, own_uts: bool) -> tuple[st
         "pid": options.pid == api.POD,
     }
     return tuple(kind for kind, new in wanted.items() if new)
+
+
+def _plan_limits(linux: api.LinuxPodSandboxConfig, facts: HostFacts) -> Resources | None:
+    """What the pod as a whole may use, where the request says so."""
+    if not (linux.HasField("resources") or linux.HasField("overhead")):
+        return None
+    limits = plan_update(add_resources(linux.resources, linux.overhead))
+    planned = plan_writes(limits, facts.layout)
+    return limits if planned.writes or planned.notes else None
 
 
 def _plan_pause_user(context: api.LinuxSandboxSecurityContext) -> User:

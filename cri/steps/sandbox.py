@@ -11,6 +11,7 @@ so a step decoded from the journal after a restart can undo what another process
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 
 import msgspec
@@ -24,8 +25,12 @@ from network.provider import AttachRequest
 from runtime.cgroups import kill as cgroup_kill
 from runtime.cgroups import layout as cgroup_layout
 from runtime.cgroups import tree
+from runtime.cgroups.limits import apply_writes
+from runtime.cgroups.resources import Resources, plan_writes
 from runtime.errors import DeadlineExceeded, Unavailable
 from runtime.linux import mount
+
+LOG = logging.getLogger("crisp.steps")
 
 BRIDGE, HOST_NETWORK = "bridge", "host"
 """Names of the network providers."""
@@ -56,18 +61,28 @@ class MakePodCgroups(msgspec.Struct, frozen=True, tag="make_pod_cgroups"):
     """The cgroup of pause, and above it what is missing of the pod's.
 
     What was missing is marked in the kernel (``runtime.cgroups.tree``) and goes
-    with the last cgroup below it; what kubelet made stays.
+    with the last cgroup below it; what kubelet made stays. ``pod`` is the one of the
+    pod as a whole, which gets ``limits``, if there are any.
     """
 
     sandbox: str
     pause: str
+    pod: str = ""
+    limits: Resources | None = None
     name = "make_pod_cgroups"
 
     def describe(self) -> str:
-        return f"make the cgroup {self.pause}"
+        return f"make the cgroup {self.pause}" + (f" and limit {self.pod}" if self.limits else "")
 
     async def apply(self, host: Host) -> None:
         tree.create(host.layout, self.pause, self.sandbox)
+        if self.limits is None:
+            return
+        # No cpuset of v1 may have more than the one above it, and pause's has what was there before.
+        cpuset = Resources(cpuset_cpus=self.limits.cpuset_cpus, cpuset_mems=self.limits.cpuset_mems)
+        for path, limits in ((self.pause, cpuset), (self.pod, self.limits)):
+            for note in apply_writes(plan_writes(limits, host.layout), host.layout, path):
+                LOG.info("%s", note, extra={"sandbox_id": self.sandbox})
 
     async def undo(self, host: Host) -> None:
         await remove_cgroup(host, self.pause)
@@ -244,7 +259,7 @@ def plan_steps(plan: SandboxPlan) -> tuple[SandboxStep, ...]:
     """A pod's birth, in order; undone in reverse it is its end."""
     return (
         MakePodDirectory(plan.id, plan.directory),
-        MakePodCgroups(plan.id, plan.pause_cgroup),
+        MakePodCgroups(plan.id, plan.pause_cgroup, plan.cgroup_parent, plan.limits),
         StartMonitor(plan.id, plan.directory),
         CreateNamespaces(plan.id, plan),
         PinNamespaces(plan.id, plan.directory, plan.namespaces),

@@ -10,8 +10,13 @@ import grpc
 import grpc.aio
 import pytest
 
+from cri.plan.document import decode
+from cri.plan.sandbox import SandboxPlan
 from cri.state.records import SandboxState
 from proto import api_pb2 as api
+from runtime.cgroups import tree
+from runtime.cgroups.in_force import read_current
+from runtime.cgroups.resources import Current
 from tests.cri.harness import Crisp
 
 
@@ -67,6 +72,50 @@ async def test_pause_lives_below_the_given_cgroup_which_is_not_ours(crisp: Crisp
             os.rmdir(root + parent)
         if crisp.host.layout.v1 and crisp.host.layout.v2 and os.path.isdir(crisp.host.layout.v2 + parent):
             os.rmdir(crisp.host.layout.v2 + parent)
+
+
+async def test_a_pods_own_cgroup_gets_its_resources_and_overhead_and_nothing_where_none_are_given(crisp: Crisp) -> None:
+    plain = pod_cgroup(crisp, await crisp.run_pod())
+    assert read_current(crisp.host.layout, plain) == Current()
+    config = crisp.pod()
+    config.linux.resources.memory_limit_in_bytes = 64 << 20
+    config.linux.resources.cpu_quota, config.linux.resources.cpu_period = 50_000, 100_000
+    config.linux.resources.cpuset_cpus = "0"
+    config.linux.overhead.memory_limit_in_bytes = 16 << 20
+    config.linux.overhead.cpu_quota, config.linux.overhead.cpu_period = 10_000, 50_000
+    id = await crisp.run_pod(config)
+    now = read_current(crisp.host.layout, pod_cgroup(crisp, id))
+    assert (now.memory_limit, now.cpu_quota, now.cpu_period) == (80 << 20, 70_000, 100_000)
+    container = await crisp.run(id)
+    name = "cpuset.cpus.effective" if crisp.host.layout.is_v2("cpuset") else "cpuset.cpus"
+    assert crisp.cgroup_file(container, name).read_text() == "0\n"
+
+
+async def test_the_resources_of_a_pod_in_kubelets_cgroup_are_kubelets_to_give(crisp: Crisp) -> None:
+    parent = f"/crisp-test-{os.getpid()}"
+    tree.create(crisp.host.layout, parent, "kubelet's")
+    try:
+        config = crisp.pod()
+        config.linux.cgroup_parent = parent
+        config.linux.resources.memory_limit_in_bytes = 64 << 20
+        await crisp.run_pod(config)
+        assert read_current(crisp.host.layout, parent) == Current()
+        await crisp.remove_all()
+    finally:
+        assert tree.remove(crisp.host.layout, parent, ours=True)
+
+
+async def test_limits_of_a_pod_that_the_host_cannot_give_are_refused_before_anything_is_made(crisp: Crisp) -> None:
+    config = crisp.pod()
+    config.linux.resources.hugepage_limits.add(page_size="7MB", limit=7 << 20)
+    with pytest.raises(grpc.aio.AioRpcError, match="7MB") as refused:
+        await crisp.run_pod(config)
+    assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert not os.listdir(crisp.host.state / "pods")
+
+
+def pod_cgroup(crisp: Crisp, id: str) -> str:
+    return decode(crisp.host.store.sandboxes.get(id).plan, SandboxPlan).cgroup_parent
 
 
 async def test_the_name_of_a_ready_pod_is_taken(crisp: Crisp) -> None:

@@ -10,6 +10,8 @@ from cri.plan.facts import HostFacts
 from cri.plan.sandbox import SandboxIds, SandboxPlan, cgroup_parent, plan_sandbox, sandbox_request
 from cri.settings import Settings
 from proto import api_pb2 as api
+from runtime.cgroups.resources import Resources
+from runtime.errors import FailedPrecondition
 from runtime.spec import CgroupDirs
 
 ID = "5" * 64
@@ -48,6 +50,24 @@ def test_an_empty_parent_is_the_instances_own(host: HostFacts) -> None:
     assert made.cgroup_parent == f"/crisp-0a1b2c3d/{ID}"
     assert made.pause_cgroup == f"/crisp-0a1b2c3d/{ID}/{ID}"
     assert made.cgroup_owned
+
+
+LIMITS = "resources { memory_limit_in_bytes: 4096 } overhead { memory_limit_in_bytes: 8192 }"
+
+
+def test_only_a_cgroup_of_our_own_gets_the_limits_of_the_pod_and_only_where_some_are_given(host: HostFacts) -> None:
+    assert plan(host, f"linux {{ {LIMITS} }}").limits == Resources(memory_limit=12288)
+    assert plan(host, "linux { resources {} }").limits is None and plan(host).limits is None
+    given = f'linux {{ cgroup_parent: "/pods/a" {LIMITS} }}'
+    assert plan(host, given).limits is None and plan(host, given).own_cgroup is None
+    made = plan(host, given, parent_exists=False)
+    assert (made.limits, made.own_cgroup) == (Resources(memory_limit=12288), "/pods/a")
+
+
+def test_limits_that_the_host_cannot_give_are_refused_or_noted(host: HostFacts) -> None:
+    with pytest.raises(FailedPrecondition, match="7MB"):
+        plan(host, 'linux { resources { hugepage_limits { page_size: "7MB" limit: 1 } } }')
+    assert plan(host, 'linux { resources { hugepage_limits { page_size: "7MB" limit: 0 } } }').limits is not None
 
 
 @pytest.mark.parametrize("parent", ["/kubepods/burstable/pod1", "kubepods/burstable//pod1/"])

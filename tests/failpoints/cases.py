@@ -15,12 +15,22 @@ from typing import Any
 import grpc
 
 from proto import api_pb2 as api
-from tests.failpoints.points import CREATE, REMOVE, REMOVE_POD, RUN, START, STOP, Point
+from tests.failpoints.points import CREATE, REMOVE, REMOVE_POD, RUN, START, STOP, UPDATE, UPDATE_POD, Point
 from tests.failpoints.serving import PATIENCE, Daemon, wait_for
 from tests.failpoints.truth import check_nothing_remains, check_stopped, check_truth
 
 FAIL, KILL, KILL_MONITORS, CANCEL = "fail", "kill", "kill-monitors", "cancel"
 ACTIONS = (FAIL, KILL, KILL_MONITORS, CANCEL)
+
+
+MIB = 1 << 20
+OLD = api.LinuxContainerResources(
+    cpu_shares=512, cpu_quota=90_000, cpu_period=100_000, memory_limit_in_bytes=256 * MIB, oom_score_adj=400
+)
+NEW = api.LinuxContainerResources(
+    cpu_shares=300, cpu_quota=70_000, cpu_period=50_000, memory_limit_in_bytes=320 * MIB, oom_score_adj=500
+)
+OLD_POD, NEW_POD, OVERHEAD = (api.LinuxContainerResources(memory_limit_in_bytes=each * MIB) for each in (512, 640, 16))
 
 
 @dataclass(slots=True)
@@ -36,10 +46,12 @@ class Pod:
 def prepare(daemon: Daemon, operation: str) -> Pod:
     """As much of a pod as has to be there before ``operation``."""
     pod = Pod(daemon.pod())
+    pod.request.config.linux.resources.CopyFrom(OLD_POD)
     if operation == RUN:
         return pod
     pod.sandbox = daemon.run_pod(pod.request)
     pod.create = daemon.container(pod.sandbox, pod.request)
+    pod.create.config.linux.resources.CopyFrom(OLD)
     if operation != CREATE:
         pod.container = daemon.runtime.CreateContainer(pod.create).container_id
     if operation not in (CREATE, START):
@@ -52,6 +64,10 @@ def request_of(operation: str, pod: Pod) -> Any:
         RUN: pod.request,
         CREATE: pod.create,
         START: api.StartContainerRequest(container_id=pod.container),
+        UPDATE: api.UpdateContainerResourcesRequest(container_id=pod.container, linux=NEW),
+        UPDATE_POD: api.UpdatePodSandboxResourcesRequest(
+            pod_sandbox_id=pod.sandbox, resources=NEW_POD, overhead=OVERHEAD
+        ),
         STOP: api.StopPodSandboxRequest(pod_sandbox_id=pod.sandbox),
         REMOVE_POD: api.RemovePodSandboxRequest(pod_sandbox_id=pod.sandbox),
         REMOVE: api.RemoveContainerRequest(container_id=pod.container),
@@ -79,6 +95,9 @@ def run_case(daemon: Daemon, point: Point, action: str) -> None:
             assert daemon.hits(point.name) > passed, f"{point} was not passed"
             assert error or action == KILL_MONITORS, f"{point} failed, but {point.operation} succeeded"
     check_truth(daemon)
+    if pod.container and point.operation == UPDATE:
+        told = daemon.status(pod.container).resources.linux
+        assert told == NEW if not error and action != CANCEL else told in (OLD, NEW), f"neither old nor new: {told}"
     answered = action == KILL_MONITORS and not error
     if not answered or point.operation in (STOP, REMOVE_POD, REMOVE):
         repeat(daemon, point.operation, request, monitors_died=action == KILL_MONITORS)
@@ -123,7 +142,8 @@ def repeat(daemon: Daemon, operation: str, request: Any, *, monitors_died: bool)
     With its monitor a pod dies: then what is asked of that pod is refused for that reason.
     """
     error = attempt(daemon, operation, request)
-    if error and not (monitors_died and operation in (CREATE, START) and pods_are_dead(daemon)):
+    refused = operation in (CREATE, START, UPDATE, UPDATE_POD)
+    if error and not (monitors_died and refused and pods_are_dead(daemon)):
         raise AssertionError(f"the identical request is refused: {error.code()}: {error.details()}")
 
 

@@ -19,15 +19,23 @@ from cri.pool import OPERATION as POOL
 from cri.settings import Settings
 from cri.steps.codec import AnyStep
 from cri.steps.container import StartInit, plan_create_steps
+from cri.steps.limits import Change, SetContainerLimits, SetOomScore, SetPodLimits
 from cri.steps.sandbox import BLANK_DONE, ENDS_AT_STOP, plan_blank_steps, plan_steps
 from proto import api_pb2 as api
 from runtime.cgroups.layout import Kind, Layout
+from runtime.cgroups.resources import LimitPlan
 from runtime.images.config import ImageConfig
 from runtime.images.platforms import Platform
 from runtime.steps import APPLY_PLACES, UNDO_PLACE, apply_points, undo_points
 
 RUN, CREATE, START = "RunPodSandbox", "CreateContainer", "StartContainer"
+UPDATE, UPDATE_POD = "UpdateContainerResources", "UpdatePodSandboxResources"
 STOP, REMOVE_POD, REMOVE = "StopPodSandbox", "RemovePodSandbox", "RemoveContainer"
+
+NO_CHANGE = Change("/c", LimitPlan(()), ())
+START_STEPS = (StartInit("s", "c", "/c"),)
+UPDATE_STEPS = (SetOomScore("c", "/c", 0), SetContainerLimits("s", "c", NO_CHANGE, b""))
+UPDATE_POD_STEPS = (SetPodLimits("s", NO_CHANGE, b""),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +90,9 @@ def all_points() -> list[Point]:
     return [
         *creation(RUN, pod),
         *creation(CREATE, container),
-        *creation(START, [StartInit("s", "c", "/c")]),
+        *creation(START, START_STEPS),
+        *creation(UPDATE, UPDATE_STEPS),
+        *creation(UPDATE_POD, UPDATE_POD_STEPS),
         *ending(STOP, [step for step in pod if isinstance(step, ENDS_AT_STOP)]),
         *ending(REMOVE_POD, pod),
         *ending(REMOVE, container),
@@ -108,7 +118,8 @@ def pool_points() -> list[Point]:
 def all_steps() -> set[type]:
     """The classes of the steps that the points above stand for."""
     pod, container = sample_steps()
-    return {type(step) for step in (*pod, *container, StartInit("s", "c", "/c"), *plan_blank_steps("s", "/s"))}
+    later = (*START_STEPS, *UPDATE_STEPS, *UPDATE_POD_STEPS)
+    return {type(step) for step in (*pod, *container, *later, *plan_blank_steps("s", "/s"))}
 
 
 __all__ = ["UNDO_PLACE", "Point", "all_points", "all_steps", "blank_points", "pool_points"]

@@ -15,7 +15,17 @@ from cri.steps.codec import AnyStep
 from tests.failpoints import truth
 from tests.failpoints.cases import ACTIONS, FAIL, KILL, attempt, prepare, request_of, run_case
 from tests.failpoints.launcher import Launcher
-from tests.failpoints.points import CREATE, REMOVE_POD, RUN, START, Point, all_points, all_steps
+from tests.failpoints.points import (
+    CREATE,
+    REMOVE_POD,
+    RUN,
+    START,
+    UPDATE,
+    UPDATE_POD,
+    Point,
+    all_points,
+    all_steps,
+)
 from tests.failpoints.razing import raze
 from tests.failpoints.serving import Daemon, launching, serving
 
@@ -55,10 +65,10 @@ def test_the_list_has_a_step_of_every_kind() -> None:
 
 
 def test_the_list_has_exactly_the_points_that_are_passed(daemon: Daemon) -> None:
-    """In one life of a pod, with each creation taken back once and each end done."""
+    """In one life of a pod, with each creation and change taken back once and each end done."""
     daemon.kill()
     daemon.start()
-    for operation in (RUN, CREATE, START):
+    for operation in (RUN, CREATE, START, UPDATE, UPDATE_POD):
         pod = prepare(daemon, operation)
         daemon.arm(f"{operation}:store", FAIL, 1)
         assert isinstance(attempt(daemon, operation, request_of(operation, pod)), grpc.RpcError)
@@ -87,6 +97,9 @@ PLANTED = {
     "an address that stays": (RUN, "sandbox", "attach_network", "AttachNetwork", NOTHING),
     "an undo that fails": (RUN, "sandbox", "attach_network", "AttachNetwork", ERROR),
     "a directory that stays": (CREATE, "container", "make_container_directories", "MakeContainerDirectories", NOTHING),
+    "a limit that stays": (UPDATE, "limits", "set_container_limits", "SetContainerLimits", NOTHING),
+    "a limit of a pod that stays": (UPDATE_POD, "limits", "set_pod_limits", "SetPodLimits", NOTHING),
+    "a score that stays": (UPDATE, "limits", "set_oom_score", "SetOomScore", NOTHING),
     "a process that stays": (START, "container", "start_init", "StartInit", NOTHING),
 }
 

@@ -7,12 +7,15 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 
 from proto import api_pb2 as api
 from runtime.program import LAUNCH
-from tests.failpoints.serving import Daemon, serving, wait_for
-from tests.failpoints.truth import check_nothing_remains
+from tests.failpoints.cases import NEW
+from tests.failpoints.points import UPDATE
+from tests.failpoints.serving import PATIENCE, Daemon, serving, wait_for
+from tests.failpoints.truth import check_nothing_remains, check_truth
 
 pytestmark = pytest.mark.leaks("module")
 
@@ -75,6 +78,24 @@ def test_a_pod_is_stopped_with_what_waits_in_it(daemon: Daemon) -> None:
     id, _ = created(daemon)
     daemon.stop_pod(pod_of(daemon, id))
     assert not processes(id)
+
+
+@pytest.mark.parametrize("place", ["/set_container_limits:before", "/set_container_limits:mid", ":store", ":answer"])
+def test_a_created_container_whose_update_was_killed_starts_with_what_is_told_of_it(daemon: Daemon, place: str) -> None:
+    id, waited = created(daemon)
+    daemon.arm(f"{UPDATE}{place}", "kill")
+    request = api.UpdateContainerResourcesRequest(container_id=id, linux=NEW)
+    with pytest.raises(grpc.RpcError):
+        daemon.runtime.UpdateContainerResources(request, timeout=PATIENCE)
+    daemon.reap()
+    daemon.start()
+    told = daemon.status(id).resources.linux
+    assert told == (NEW if place == ":answer" else api.LinuxContainerResources())
+    start(daemon, id)
+    (pid,) = processes(id)
+    assert pid != waited
+    assert Path(f"/proc/{pid}/oom_score_adj").read_text() == f"{told.oom_score_adj}\n"
+    check_truth(daemon)
 
 
 def pod_of(daemon: Daemon, id: str) -> str:

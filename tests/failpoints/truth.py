@@ -8,13 +8,16 @@ Invariant: looking changes nothing.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,7 @@ import grpc
 from network.names import host_link_name, parse_alias, table_name
 from proto import api_pb2 as api
 from runtime.cgroups import kill
-from runtime.cgroups.layout import detect, dirs
+from runtime.cgroups.layout import detect, directory, dirs
 from runtime.program import LAUNCH
 from tests.failpoints.serving import Daemon
 
@@ -131,6 +134,13 @@ def list_lies(daemon: Daemon) -> list[str]:
 def lies_about_pod(daemon: Daemon, pod: api.PodSandbox) -> Iterator[str]:
     info: dict[str, Any] = json.loads(daemon.pod_status(pod.id).info["info"])
     plan, monitors = info["plan"], monitors_of(daemon)
+    linux = stored_config(daemon, pod.id).linux
+    asked = linux.resources.memory_limit_in_bytes and (
+        linux.resources.memory_limit_in_bytes + linux.overhead.memory_limit_in_bytes
+    )
+    limit = limits_of(plan["cgroup_parent"]).get("memory_limit_in_bytes")
+    if plan["cgroup_owned"] and asked and limit not in (None, asked):
+        yield f"pod {pod.id} was to have {asked} bytes, but has {limit}"
     pause = is_alive(info["pid"]) and info["pid"] in processes_in(plan["pause_cgroup"])
     if pod.state != api.SANDBOX_READY:  # and whether it was stopped already is nowhere said
         return
@@ -166,6 +176,7 @@ def masqueraded(daemon: Daemon) -> set[str]:
 def lies_about_container(daemon: Daemon, container: api.Container) -> Iterator[str]:
     answer = daemon.runtime.ContainerStatus(api.ContainerStatusRequest(container_id=container.id, verbose=True))
     info: dict[str, Any] = json.loads(answer.info["info"])
+    yield from lies_about_limits(answer.status, info["plan"]["cgroup"], info["pid"])
     found = processes_in(info["plan"]["cgroup"])
     wanted = {info["pid"]} if container.state == api.CONTAINER_RUNNING else set()
     if container.state == api.CONTAINER_CREATED and len(found) == 1 and waits_to_start(*found):
@@ -173,6 +184,40 @@ def lies_about_container(daemon: Daemon, container: api.Container) -> Iterator[s
     if found != wanted:
         name = api.ContainerState.Name(container.state)
         yield f"container {container.id} is {name} with the processes {sorted(wanted)}, but has {sorted(found)}"
+
+
+def stored_config(daemon: Daemon, sandbox: str) -> api.PodSandboxConfig:
+    """What is kept of the pod's configuration; empty where the pod has just gone."""
+    with closing(sqlite3.connect(daemon.root / "state.db")) as connection:
+        found = connection.execute("SELECT record FROM sandboxes WHERE id = ?", (sandbox,)).fetchone()
+    return api.PodSandboxConfig.FromString(base64.b64decode(json.loads(found[0])["config"]) if found else b"")
+
+
+def limits_of(cgroup: str) -> dict[str, int]:
+    """What the kernel has, by field of the API; nothing where the cgroup is gone."""
+    with contextlib.suppress(FileNotFoundError):
+        if LAYOUT.is_v2("cpu"):
+            quota, period = kernel_file("cpu", cgroup, "cpu.max").split()
+            found = {"cpu_quota": -1 if quota == "max" else int(quota), "cpu_period": int(period)}
+        else:
+            files = {"cpu_shares": "cpu.shares", "cpu_quota": "cpu.cfs_quota_us", "cpu_period": "cpu.cfs_period_us"}
+            found = {field: int(kernel_file("cpu", cgroup, file)) for field, file in files.items()}
+        memory = kernel_file("memory", cgroup, "memory.max" if LAYOUT.is_v2("memory") else "memory.limit_in_bytes")
+        return found | {"memory_limit_in_bytes": 0 if memory == "max" else int(memory)}
+    return {}
+
+
+def kernel_file(controller: str, cgroup: str, file: str) -> str:
+    return Path(f"{directory(LAYOUT, controller, cgroup)}/{file}").read_text().strip()
+
+
+def lies_about_limits(container: api.ContainerStatus, cgroup: str, pid: int) -> Iterator[str]:
+    told, found = container.resources.linux, limits_of(cgroup)
+    with contextlib.suppress(OSError):  # it does not run
+        found["oom_score_adj"] = int(Path(f"/proc/{pid}/oom_score_adj").read_text()) if pid else told.oom_score_adj
+    for field, value in found.items():
+        if getattr(told, field) not in (0, value):
+            yield f"container {container.id} has the {field} {value}, but is said to have {getattr(told, field)}"
 
 
 def waits_to_start(pid: int) -> bool:

@@ -1,17 +1,19 @@
-"""A daemon that is killed in the middle of a session ends that session, and nothing of the container."""
+"""A daemon that is killed in the middle of a session or a stream ends that, and nothing of the container."""
 
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 import aiohttp
+import grpc
 import pytest
 
 from cri.streaming import spdy_frames as frames
 from proto import api_pb2 as api
-from tests.failpoints.serving import Daemon, serving, wait_for
+from tests.failpoints.serving import PATIENCE, Daemon, send_signal, serving, wait_for
 from tests.unit.cri.streaming.peer import Client, data
 
 PROTOCOL = "v5.channel.k8s.io"
@@ -132,3 +134,118 @@ def test_a_forwarded_connection_ends_with_the_daemon_and_the_next_one_reaches_th
     assert daemon.status(container).state == api.CONTAINER_RUNNING
     asyncio.run(forward(kill=False))
     wait_for(lambda: daemon.fsck() == [], "a clean host")
+
+
+# ---------------------------------------------------------------------------- streams of the CRI itself
+
+
+COUNTS = "n=0; while n=$((n+1)); do echo $n; sleep 0.02; done"
+
+
+def count_in(daemon: Daemon, name: str) -> tuple[str, str]:
+    """The ids of a pod and of a container in it that prints numbers."""
+    pod = daemon.pod(name)
+    sandbox = daemon.run_pod(pod)
+    return sandbox, daemon.run(sandbox, pod, "sh", "-c", COUNTS)
+
+
+def logged(daemon: Daemon, name: str) -> list[int]:
+    whole, _, _ = (daemon.folder / f"logs/{name}/main.log").read_text().rpartition("\n")
+    return [int(line.split(" ", 3)[3]) for line in whole.splitlines()]
+
+
+def wait_logged(daemon: Daemon, name: str, count: int) -> None:
+    wait_for(lambda: len(logged(daemon, name)) >= count, f"{count} lines of {name}")
+
+
+def check_went_on(daemon: Daemon, ids: dict[str, str]) -> None:
+    """The containers, by the names of their pods, have not noticed that the daemon was killed and is there again."""
+    for name, container in ids.items():
+        assert daemon.status(container).state == api.CONTAINER_RUNNING
+        wait_logged(daemon, name, len(logged(daemon, name)) + 3)
+        numbers = logged(daemon, name)
+        assert numbers == list(range(1, len(numbers) + 1))
+    assert daemon.fsck() == []
+
+
+def check_ends(stream: Iterator[object]) -> None:
+    """Whatever it has still, the stream ends as one whose server is gone."""
+    with pytest.raises(grpc.RpcError) as ended:
+        for _ in stream:
+            continue
+    assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_subscriber_of_events_sees_its_stream_end_and_misses_nothing_of_the_next_one(daemon: Daemon) -> None:
+    stream = daemon.runtime.GetContainerEvents(api.GetEventsRequest(), timeout=PATIENCE)
+    stream.initial_metadata()  # from here on it is subscribed
+    _, one = count_in(daemon, "one")
+    while (event := next(stream)).container_id != one or event.container_event_type != api.CONTAINER_STARTED_EVENT:
+        continue
+    _, two = count_in(daemon, "two")  # its events are under way
+    daemon.kill()
+    check_ends(stream)
+    daemon.start()
+    check_went_on(daemon, {"one": one, "two": two})
+    again = daemon.runtime.GetContainerEvents(api.GetEventsRequest(), timeout=PATIENCE)
+    again.initial_metadata()
+    daemon.runtime.StopContainer(api.StopContainerRequest(container_id=two))
+    event = next(again)
+    assert (event.container_id, event.container_event_type) == (two, api.CONTAINER_STOPPED_EVENT)
+    again.cancel()
+
+
+HALTS = """
+import asyncio
+import cri.rpc.batches as batches
+async def write_one_and_halt(context, items, write=batches.write_batches):
+    await write(context, items[:1])
+    await asyncio.Event().wait()
+batches.write_batches = write_one_and_halt
+"""
+"""The streams of a daemon that has come to its second message."""
+
+STREAMS = {
+    "StreamContainerStats": (api.StreamContainerStatsRequest(), "ListContainerStats", api.ListContainerStatsRequest()),
+    "StreamPodSandboxMetrics": (
+        api.StreamPodSandboxMetricsRequest(),
+        "ListPodSandboxMetrics",
+        api.ListPodSandboxMetricsRequest(),
+    ),
+}
+
+
+@pytest.mark.parametrize("rpc", STREAMS)
+def test_statistics_that_are_streamed_end_with_the_daemon_and_are_told_by_the_next(rpc: str) -> None:
+    asked, listed, request = STREAMS[rpc]
+    with serving(failpoints=None, plant=HALTS) as daemon:
+        pods = {name: count_in(daemon, name) for name in ("one", "two")}
+        stream = getattr(daemon.runtime, rpc)(asked, timeout=PATIENCE)
+        next(stream)
+        daemon.kill()
+        check_ends(stream)
+        daemon.plant = ""
+        daemon.start()
+        check_went_on(daemon, {name: container for name, (_, container) in pods.items()})
+        told = str(getattr(daemon.runtime, listed)(request))
+        items = [str(message) for message in getattr(daemon.runtime, rpc)(asked)]
+        for sandbox, container in pods.values():
+            id = container if "Container" in rpc else sandbox
+            assert id in told and id in "".join(items)
+
+
+def test_statistics_that_were_asked_for_and_not_told_fail_and_are_told_by_the_next_daemon(daemon: Daemon) -> None:
+    _, container = count_in(daemon, "one")
+    assert daemon.process is not None
+    send_signal(daemon.process.pid, signal.SIGSTOP)
+    asked = [
+        daemon.runtime.ListContainerStats.future(api.ListContainerStatsRequest(), timeout=PATIENCE),
+        daemon.runtime.ListPodSandboxMetrics.future(api.ListPodSandboxMetricsRequest(), timeout=PATIENCE),
+    ]
+    daemon.process.kill()
+    assert {call.code() for call in asked} == {grpc.StatusCode.UNAVAILABLE}
+    daemon.reap()
+    daemon.start()
+    check_went_on(daemon, {"one": container})
+    (stats,) = daemon.runtime.ListContainerStats(api.ListContainerStatsRequest()).stats
+    assert stats.attributes.id == container and stats.cpu.usage_core_nano_seconds.value > 0

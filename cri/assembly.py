@@ -69,6 +69,21 @@ async def build(settings: Settings, undo: contextlib.AsyncExitStack, *, looking:
         HostFault: a directory, the database or the zygote cannot be had.
     """
     check_supported(settings, cni_files(settings.cni.conf_dir))
+    root, state = take_directories(settings, undo)
+    host = await build_host(settings, root, state, undo)
+    undo.callback(host.sockets.close)
+    host.failpoints.kill_monitors = functools.partial(kill_monitors, host)
+    undo.push_async_callback(let_go if looking else leave, host)
+    if looking:
+        return host
+    await host.trash.open()
+    await serve_metrics(host, undo)
+    await serve_streams(host, undo)
+    return host
+
+
+def take_directories(settings: Settings, undo: contextlib.AsyncExitStack) -> tuple[Path, Path]:
+    """Root and state directory with what lies in them, this daemon's alone from here on."""
     root, state = make_directory(settings.root), make_directory(settings.state)
     if os.path.samefile(root, state):
         raise FailedPrecondition("is the state directory, too; they must differ", object=settings.root)
@@ -76,19 +91,18 @@ async def build(settings: Settings, undo: contextlib.AsyncExitStack, *, looking:
     undo.callback(StateLock(state, os.path.realpath(root)).release)
     for folder in (root / "containers", root / "trash", state / "pods"):
         make_directory(str(folder))
-    name = instance(os.path.realpath(root))
-    layout = detect()
-    tasks = Tasks()
-    supervisor = Supervisor(tasks.spawn, raise_descriptor_limit())
-    await supervisor.start_zygote()
-    undo.push_async_callback(supervisor.close)
+    return root, state
+
+
+async def build_host(settings: Settings, root: Path, state: Path, undo: contextlib.AsyncExitStack) -> Host:
+    name, layout, tasks, metrics = instance(os.path.realpath(root)), detect(), Tasks(), Metrics(version())
+    supervisor = await start_supervisor(tasks, undo)
     database = await Database.open(root / "state.db")
     undo.push_async_callback(database.close)
     store = await Store.open(database)
     meta = await Meta.open(database)
-    network = build_network(settings, name, root, database, meta, undo)
-    metrics, failpoints = Metrics(version()), Failpoints.from_environment()
-    host = Host(
+    failpoints = Failpoints.from_environment()
+    return Host(
         settings=settings,
         instance=name,
         root=root,
@@ -100,7 +114,7 @@ async def build(settings: Settings, undo: contextlib.AsyncExitStack, *, looking:
         meta=meta,
         operations=Operations(store, tasks),
         supervisor=supervisor,
-        network=network,
+        network=build_network(settings, name, root, database, meta, undo),
         images=await Images.open(
             root, settings.registry, ImageTable(database), supervisor, store, tasks, metrics, failpoints
         ),
@@ -112,15 +126,14 @@ async def build(settings: Settings, undo: contextlib.AsyncExitStack, *, looking:
         layers=Layers(lambda id: root / "containers" / id, tasks),
         trash=Trash(str(root / "trash"), supervisor, tasks.spawn, TRASH_DELAY),
     )
-    undo.callback(host.sockets.close)
-    host.failpoints.kill_monitors = functools.partial(kill_monitors, host)
-    undo.push_async_callback(let_go if looking else leave, host)
-    if looking:
-        return host
-    await host.trash.open()
-    await serve_metrics(host, undo)
-    await serve_streams(host, undo)
-    return host
+
+
+async def start_supervisor(tasks: Tasks, undo: contextlib.AsyncExitStack) -> Supervisor:
+    """The zygote runs before the daemon has a thread."""
+    supervisor = Supervisor(tasks.spawn, raise_descriptor_limit())
+    await supervisor.start_zygote()
+    undo.push_async_callback(supervisor.close)
+    return supervisor
 
 
 def build_network(

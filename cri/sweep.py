@@ -10,7 +10,6 @@ reading without a sample: it never fails the others.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from cri.plan.document import decode
 from cri.plan.sandbox import NODE, SandboxPlan
 from cri.state.records import ContainerRecord, ContainerState, SandboxRecord, SandboxState
 from cri.tasks import Tasks
-from network.interfaces import Identity, Interface, identity, read_interfaces
+from network.interfaces import Interface, PodInterfaces, read_node
 from runtime.cgroups.detail import Detail
 from runtime.cgroups.layout import Layout
 from runtime.cgroups.processes import Processes, measure_processes
@@ -79,7 +78,7 @@ class Readings:
         self._processes = Aged(lambda cgroup: measure_processes(layout, cgroup), tasks)
         self._samples: dict[str, Sample] = {}
         self._places: dict[str, Place] = {}
-        self._namespaces: dict[str, Identity] = {}
+        self._interfaces = PodInterfaces()
 
     def containers(self, records: Sequence[ContainerRecord]) -> list[ContainerReading]:
         """A reading of each container now."""
@@ -95,12 +94,10 @@ class Readings:
     ) -> list[PodReading]:
         """A reading of each pod and of its running containers, which may have detail, now."""
         running = {record.id: running_of(containers_of(record.id)) for record in records}
+        inside = [self._place(each).cgroup for containers in running.values() for each in containers]
+        fresh = self._sweep(inside, detailed=detailed)
         # A pod after its containers: what it has used is never less than what they have.
-        objects: list[SandboxRecord | ContainerRecord] = [
-            *(each for containers in running.values() for each in containers),
-            *records,
-        ]
-        fresh = self._sweep([self._place(each).cgroup for each in objects], detailed=detailed)
+        fresh |= self._sweep([self._place(record).cgroup for record in records], detailed=False)
         node: list[tuple[Interface, ...]] = []
         return [self._pod(record, running[record.id], fresh, node, detailed=detailed) for record in records]
 
@@ -112,7 +109,7 @@ class Readings:
 
     def forget(self, id: str) -> None:
         """The object is removed."""
-        self._namespaces.pop(id, None)
+        self._interfaces.forget(id)
         place = self._places.pop(id, None)
         if place is not None:
             self._samples.pop(place.cgroup, None)
@@ -148,24 +145,18 @@ class Readings:
         place = self._place(record)
         sample, _ = fresh.get(place.cgroup, (None, NO_DETAIL))
         containers = tuple(self._container(each, fresh, detailed=detailed) for each in running)
-        interfaces = self._interfaces(record, place, node)
+        interfaces = self._network(record, place, node)
         return PodReading(record, place.cgroup, sample, interfaces, time.time_ns(), containers)
 
-    def _interfaces(
-        self, record: SandboxRecord, place: Place, node: list[tuple[Interface, ...]]
-    ) -> tuple[Interface, ...]:
+    def _network(self, record: SandboxRecord, place: Place, node: list[tuple[Interface, ...]]) -> tuple[Interface, ...]:
         """``node`` holds the node's own, once they were read in this sweep."""
         if record.state is not SandboxState.READY:
             return ()
-        if place.namespace is None:
-            if not node:
-                node.append(read_interfaces(os.getpid()))
-            return node[0]
-        namespace = self._namespaces.get(record.id) or identity(place.namespace)
-        if namespace is None:
-            return ()
-        self._namespaces[record.id] = namespace
-        return read_interfaces(record.pause_pid, namespace)
+        if place.namespace is not None:
+            return self._interfaces.read(record.id, record.pause_pid, place.namespace)
+        if not node:
+            node.append(read_node())
+        return node[0]
 
     def _place(self, record: SandboxRecord | ContainerRecord) -> Place:
         """Plans are large and never change; they are looked into once."""

@@ -1,15 +1,16 @@
 """What went through the interfaces of a pod: the counters of its network namespace.
 
 They are read through /proc of a process that lives in it, so nothing enters the
-namespace and nothing of it is kept open, which would keep it alive. ``cri.sweep``
-calls it for each pod.
+namespace. ``cri.sweep`` asks for each pod.
 
 Invariant: the counters are those of the namespace that was named, even if the pid has
-meanwhile become another process's; the loopback and what belongs to other pods is left out.
+meanwhile become another process's, and nothing is kept open that would keep a namespace
+alive; the loopback and what belongs to other pods is left out.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Sequence
 from functools import lru_cache
@@ -21,6 +22,7 @@ _BYTES = 1 << 20
 """A node with thousands of links stays below this."""
 _OTHER_PODS = ("veth", "crp")
 """How the host's ends of pods' links begin: CNI's bridge plugin's, and ours (``network.names``)."""
+_FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class Interface(NamedTuple):
@@ -37,41 +39,61 @@ class Interface(NamedTuple):
     tx_dropped: int
 
 
-Identity = tuple[int, int]
-"""Device and inode: what a namespace is known by as long as something holds it."""
+class PodInterfaces:
+    """The interfaces of many pods. Of each it keeps a descriptor of its process's /proc/PID/net, which belongs
+    to that process whoever has its pid later, and shows nothing once it is gone."""
 
+    def __init__(self, proc_root: str = "/proc") -> None:
+        self._proc = proc_root
+        self._folders: dict[str, tuple[int, int]] = {}
 
-def identity(path: str) -> Identity | None:
-    """Of the namespace at ``path`` (a pin, /proc/PID/ns/net), None where there is none."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-def read_interfaces(pid: int, namespace: Identity | None = None, proc_root: str = "/proc") -> tuple[Interface, ...]:
-    """The interfaces that process ``pid`` sees, the default one first; none when they cannot be read.
-
-    Args:
-        namespace: the one that they have to be of, None if any will do.
-    """
-    try:
-        text = _read(f"{proc_root}/{pid}/net/dev")
-        if namespace is not None and identity(f"{proc_root}/{pid}/ns/net") != namespace:
+    def read(self, id: str, pid: int, namespace: str) -> tuple[Interface, ...]:
+        """Those of pod ``id``, the default one first; none when they cannot be read, or if process ``pid``
+        does not live in the namespace that ``namespace`` is the pin of."""
+        try:
+            known = self._folders.get(id)
+            if known is None or known[0] != pid:
+                self.forget(id)
+                known = self._folders[id] = pid, open_folder(f"{self._proc}/{pid}", namespace)
+            return parse_interfaces(_read("dev", known[1]), POD_INTERFACE)
+        except OSError:
+            self.forget(id)
             return ()
-        found = parse_interfaces(text)
-        first = POD_INTERFACE
-        if len(found) > 1 and namespace is None:
-            first = default_interface(_read(f"{proc_root}/{pid}/net/route"))
+
+    def forget(self, id: str) -> None:
+        """The pod has ended."""
+        _, folder = self._folders.pop(id, (0, -1))
+        if folder >= 0:
+            os.close(folder)
+
+    def close(self) -> None:
+        for id in list(self._folders):
+            self.forget(id)
+
+
+def open_folder(process: str, namespace: str) -> int:
+    """A descriptor of ``process``'s net, both looked up below the one process. Raises OSError."""
+    found = os.open(process, _FOLDER)
+    try:
+        lives, pin = os.stat("ns/net", dir_fd=found), os.stat(namespace)
+        if (lives.st_dev, lives.st_ino) != (pin.st_dev, pin.st_ino):
+            raise FileNotFoundError(errno.ENOENT, "lives in another network namespace", process)
+        return os.open("net", _FOLDER, dir_fd=found)
+    finally:
+        os.close(found)
+
+
+def read_node(process: str = "/proc/self") -> tuple[Interface, ...]:
+    """The interfaces of the network that ``process`` lives in, the default one first; none when they cannot be read."""
+    try:
+        return parse_interfaces(_read(f"{process}/net/dev"), default_interface(_read(f"{process}/net/route")))
     except OSError:
         return ()
-    return tuple(sorted(found, key=lambda each: each.name != first))
 
 
 @lru_cache(maxsize=1024)
-def parse_interfaces(text: bytes) -> tuple[Interface, ...]:
-    """/proc/PID/net/dev: two lines of headings, then eight counters each way a line.
+def parse_interfaces(text: bytes, first: str) -> tuple[Interface, ...]:
+    """/proc/PID/net/dev: two lines of headings, then eight counters each way a line. ``first`` is to come first.
 
     What was parsed is kept: a pod that is idle says the same at the next sweep.
     """
@@ -82,7 +104,7 @@ def parse_interfaces(text: bytes) -> tuple[Interface, ...]:
         if name != "lo" and not name.startswith(_OTHER_PODS):
             fields = counters.split()
             found.append(Interface(name, *map(int, (*fields[0:4], *fields[8:12]))))
-    return tuple(found)
+    return tuple(sorted(found, key=lambda each: each.name != first))
 
 
 def default_interface(routes: bytes) -> str:
@@ -92,8 +114,9 @@ def default_interface(routes: bytes) -> str:
     return min(default)[1] if default else ""
 
 
-def _read(path: str) -> bytes:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+def _read(path: str, folder: int | None = None) -> bytes:
+    """Below ``folder``, if there is one."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
     try:
         chunks, size = [], 0
         while size < _BYTES and (chunk := os.read(fd, 65536)):

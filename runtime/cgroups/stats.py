@@ -130,7 +130,7 @@ class Sweeper:
             return None
         before = self._parsed.get(path)
         if before is not None and before[0] == texts:
-            return before[1]._replace(time=time.time_ns(), clock=time.monotonic_ns())
+            return Usage(time.time_ns(), time.monotonic_ns(), *before[1][2:])
         usage = parse_usage(texts, time.time_ns(), time.monotonic_ns())
         self._parsed[path] = texts, usage
         return usage

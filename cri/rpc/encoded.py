@@ -40,6 +40,8 @@ def varint(number: int) -> bytes:
     """Base-128 encoding of a non-negative integer."""
     if number < 0x80:
         return ONE_BYTE[number]
+    if number < 0x4000:
+        return bytes((number & 0x7F | 0x80, number >> 7))
     out = bytearray()
     while number > 0x7F:
         out.append(number & 0x7F | 0x80)

@@ -15,7 +15,6 @@ from cri.rpc.metric_table import (
     DEFAULT_PERIOD,
     DEFAULT_SHARES,
     GAUGE,
-    SECOND,
     Definition,
     Group,
     Subject,
@@ -62,6 +61,12 @@ def detail(value: Callable[[Detail], int | None]) -> Read:
 
 def threads_max(subject: Subject) -> int | None:
     return None if subject.resources is None else subject.detail.pids_limit or 0
+
+
+def times_of(detail: Detail) -> tuple[int | None, ...]:
+    """Of the CPU, in seconds, with the periods of the quota."""
+    periods = (detail.periods, detail.throttled_periods)
+    return (seconds(detail.cpu_user), seconds(detail.cpu_system), seconds(detail.throttled), *periods)
 
 
 CPU = (
@@ -133,12 +138,13 @@ IO = (
     counter("fs_writes_total", "Writes to block devices.", device_io("requests", "Write"), DEVICE),
 )
 
-FILES = (
+FILE_SYSTEM = (
     gauge("fs_inodes_free", "Free inodes of the file system.", of_file_system(lambda f: f.inodes_free), DEVICE),
     gauge("fs_inodes_total", "Inodes of the file system.", of_file_system(lambda f: f.inodes), DEVICE),
     gauge("fs_limit_bytes", "Bytes of the file system.", of_file_system(lambda f: f.size), DEVICE),
-    gauge("fs_usage_bytes", "Bytes in the writable layer.", layer_usage, DEVICE),
 )
+
+LAYER = (gauge("fs_usage_bytes", "Bytes in the writable layer.", layer_usage, DEVICE),)
 
 NETWORK = (
     counter("network_receive_bytes_total", "Bytes received.", each_interface(lambda i: i.rx_bytes), INTERFACE),
@@ -175,10 +181,8 @@ THREADS = (
     gauge("threads_max", "The most threads allowed, 0 for no limit.", threads_max),
 )
 
-TIMES = (
-    gauge("last_seen", "When it was seen last, in seconds since 1970.", lambda s: seconds(s.now)),
-    gauge("start_time_seconds", "When it was started, in seconds since 1970.", lambda s: seconds(s.began)),
-)
+LAST_SEEN = gauge("last_seen", "When it was seen last, in seconds since 1970.", lambda s: seconds(s.now))
+START_TIME = gauge("start_time_seconds", "When it was started, in seconds since 1970.", lambda s: seconds(s.began))
 
 PRESSURE = tuple(
     counter(
@@ -194,25 +198,29 @@ PRESSURE = tuple(
     for word, line, who in (("stalled", "full", "no task could run"), ("waiting", "some", "some task had to wait"))
 )
 
-OF_CPU = Group(lambda s: (s.usage.cpu, s.detail[:5]), CPU)
-OF_MEMORY = Group(lambda s: (s.usage[3:13], s.detail[5:12], s.detail.huge_pages), MEMORY)
+OF_CPU = Group(lambda s: (seconds(s.usage.cpu), *times_of(s.detail)), CPU)
+OF_MEMORY = Group(lambda s: (s.usage[3:11], s.usage.oom_kills, s.detail[5:12], s.detail.huge_pages), MEMORY)
 OF_THREADS = Group(lambda s: (s.usage.pids, s.detail.pids_limit), THREADS)
-OF_TIMES = Group(lambda s: (s.now // SECOND, s.began), TIMES)
+OF_NOW = Group(lambda s: seconds(s.now), (LAST_SEEN,))
+OF_BEGINNING = Group(lambda s: s.began, (START_TIME,))
 OF_PRESSURE = Group(lambda s: (s.usage.cpu_pressure, s.usage.io_pressure, s.usage.memory_pressure), PRESSURE)
 
-POD_GROUPS = (OF_CPU, OF_MEMORY, Group(lambda s: s.interfaces, NETWORK), OF_THREADS, OF_TIMES, OF_PRESSURE)
+POD_GROUPS = (OF_CPU, OF_MEMORY, Group(lambda s: s.interfaces, NETWORK), OF_THREADS, OF_NOW, OF_BEGINNING, OF_PRESSURE)
 CONTAINER_GROUPS = (
     OF_CPU,
     Group(lambda s: None, SPEC),
     OF_MEMORY,
     Group(lambda s: s.detail.io, IO),
-    Group(lambda s: (s.file_system, s.layer), FILES),
+    Group(lambda s: s.file_system, FILE_SYSTEM),
+    Group(lambda s: (s.file_system and s.file_system.device, s.layer), LAYER),
     Group(lambda s: s.processes, PROCESSES),
     OF_THREADS,
-    OF_TIMES,
+    OF_NOW,
+    OF_BEGINNING,
     OF_PRESSURE,
 )
-"""The limits (``SPEC``) change with the record only, which has encodings of its own."""
+"""What a group is made of is what it shows: CPU time in whole seconds. The limits (``SPEC``)
+change with the record only, which has encodings of its own."""
 
 DEFINITIONS: tuple[Definition, ...] = (
     *(each for group in CONTAINER_GROUPS for each in group.definitions),

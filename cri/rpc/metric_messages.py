@@ -1,8 +1,8 @@
 """From readings to the encoded answers of ListPodSandboxMetrics.
 
 ``metric_definitions`` is the table of what is sent. A pod with a container has about a hundred
-metrics whose names and labels never change, so those are encoded once an object, and a group of
-metrics whose figures did not change costs a comparison.
+metrics whose names and labels never change, so those are encoded once, and a group of metrics
+whose figures did not change costs a comparison.
 
 Invariant: the bytes are those that protobuf would make of the same message, but for the
 order of fields.
@@ -13,16 +13,17 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache, lru_cache
 
 from cri.rpc.encoded import element, varint
 from cri.rpc.messages import container_config
 from cri.rpc.metric_definitions import CONTAINER_GROUPS, DEFINITIONS, POD_GROUPS
-from cri.rpc.metric_table import Definition, FileSystem, Group, Subject, Value
+from cri.rpc.metric_table import Definition, FileSystem, Group, Subject
 from cri.state.records import ContainerRecord, SandboxRecord
 from cri.sweep import NO_DETAIL, ContainerReading, PodReading
 from proto import api_pb2 as api
 
-METRICS = api.ContainerMetrics.METRICS_FIELD_NUMBER
+TAG = varint(api.ContainerMetrics.METRICS_FIELD_NUMBER << 3 | 2)
 TIMESTAMP = bytes([api.Metric.TIMESTAMP_FIELD_NUMBER << 3])
 VALUE = bytes([api.Metric.VALUE_FIELD_NUMBER << 3 | 2])
 NUMBER = bytes([api.UInt64Value.VALUE_FIELD_NUMBER << 3])
@@ -30,13 +31,12 @@ NUMBER = bytes([api.UInt64Value.VALUE_FIELD_NUMBER << 3])
 
 @dataclass(slots=True)
 class Kept:
-    """What is known of an object: its record, the values of ``BASE_LABELS``, how each metric begins (by name
-    and extra label values), and by group what it was made of and its encoding."""
+    """What is known of an object: its record, the values of ``BASE_LABELS``, encoded, and by group what it was
+    made of and its encoding."""
 
     record: SandboxRecord | ContainerRecord
-    labels: tuple[str, ...]
+    labels: bytes
     resources: api.LinuxContainerResources | None
-    beginnings: dict[tuple[str, tuple[str, ...]], bytes] = field(default_factory=dict)
     groups: dict[int, tuple[object, bytes]] = field(default_factory=dict)
 
 
@@ -60,7 +60,7 @@ class MetricMessages:
         record = reading.record
         kept = self._kept.get(record.id)
         if kept is None or kept.record is not record:
-            labels = ("", reading.cgroup, "", record.id, record.namespace, record.name)
+            labels = encode_labels(("", reading.cgroup, "", record.id, record.namespace, record.name))
             kept = self._kept[record.id] = Kept(record, labels, None)
         parts = [element(api.PodSandboxMetrics.POD_SANDBOX_ID_FIELD_NUMBER, record.id.encode())]
         if reading.sample is not None:
@@ -83,7 +83,7 @@ class MetricMessages:
         kept = self._kept.get(record.id)
         if kept is None or kept.record is not record:
             resources = api.LinuxContainerResources.FromString(record.resources)
-            kept = self._kept[record.id] = Kept(record, container_labels(reading, pod), resources)
+            kept = self._kept[record.id] = Kept(record, encode_labels(container_labels(reading, pod)), resources)
         parts = [element(api.ContainerMetrics.CONTAINER_ID_FIELD_NUMBER, record.id.encode())]
         if reading.sample is not None:
             subject = Subject(
@@ -107,7 +107,9 @@ class MetricMessages:
             inputs = group.inputs(subject)
             made = kept.groups.get(number)
             if made is None or made[0] != inputs:
-                encoded = b"".join([each for one in group.definitions for each in metrics_of(kept, one, subject)])
+                encoded = b"".join(
+                    [each for one in group.definitions for each in metrics_of(kept.labels, one, subject)]
+                )
                 made = kept.groups[number] = (inputs, encoded)
             parts.append(made[1])
         return parts
@@ -125,20 +127,21 @@ class MetricMessages:
         return found
 
 
-def metrics_of(kept: Kept, definition: Definition, subject: Subject) -> list[bytes]:
+def metrics_of(labels: bytes, definition: Definition, subject: Subject) -> list[bytes]:
     found = definition.read(subject)
     if found is None:
         return []
-    values = [Value(found)] if isinstance(found, int) else found
-    return [metric(kept, definition, each) for each in values]
+    if isinstance(found, int):
+        return [metric(definition, labels, found)]
+    return [metric(definition, labels + encode_labels(extra), value, at) for value, extra, at in found]
 
 
-def metric(kept: Kept, definition: Definition, value: Value) -> bytes:
-    key = (definition.name, value.extra)
-    prefix = kept.beginnings.get(key)
-    if prefix is None:
-        prefix = kept.beginnings[key] = begin(definition, kept.labels + value.extra)
-    return element(METRICS, prefix + end(value.value, value.at))
+def metric(definition: Definition, labels: bytes, value: int, at: int = 0) -> bytes:
+    """An element of the field ``metrics``."""
+    number = NUMBER + varint(value) if value else b""
+    moment = TIMESTAMP + varint(at) if at else b""
+    body = b"".join((head(definition.name, definition.kind), labels, moment, VALUE, varint(len(number)), number))
+    return TAG + varint(len(body)) + body
 
 
 def container_labels(reading: ContainerReading, pod: SandboxRecord) -> tuple[str, ...]:
@@ -147,15 +150,15 @@ def container_labels(reading: ContainerReading, pod: SandboxRecord) -> tuple[str
     return (config.metadata.name, reading.cgroup, image, reading.record.id, pod.namespace, pod.name)
 
 
-def begin(definition: Definition, labels: tuple[str, ...]) -> bytes:
-    """The fields of a ``Metric`` that stay."""
-    return api.Metric(name=definition.name, metric_type=definition.kind, label_values=labels).SerializeToString()
+@cache
+def head(name: str, kind: api.MetricType.ValueType) -> bytes:
+    """The fields of a ``Metric`` that all objects have in common; the names are those of ``DEFINITIONS``."""
+    return api.Metric(name=name, metric_type=kind).SerializeToString()
 
 
-def end(value: int, at: int) -> bytes:
-    """The fields that change: when and how much."""
-    number = NUMBER + varint(value) if value else b""
-    return (TIMESTAMP + varint(at) if at else b"") + VALUE + varint(len(number)) + number
+@lru_cache(maxsize=4096)
+def encode_labels(values: tuple[str, ...]) -> bytes:
+    return api.Metric(label_values=values).SerializeToString()
 
 
 def device_name(major: int, minor: int, sys_root: str = "/sys") -> str:

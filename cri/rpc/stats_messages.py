@@ -1,8 +1,9 @@
 """From readings to the statistics of the API, encoded: ``ContainerStats`` and ``PodSandboxStats``.
 
-``container_stats`` and ``sandbox_stats`` make their answers of them. Attributes never
-change with the figures, so their encoding is kept (``cri.rpc.encoded``) and the figures
-are appended: a message is the concatenation of its fields.
+``container_stats`` and ``sandbox_stats`` make their answers of them. A message is the
+concatenation of its fields, so what has not changed since the last reading is not encoded
+again: the attributes (``cri.rpc.encoded``), and of most pods most of the time all figures but
+the time of the reading.
 
 Invariant: a figure that the kernel does not give is left unset, but for those that kubelet
 takes for granted, which are 0.
@@ -11,9 +12,13 @@ takes for granted, which are 0.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import lru_cache
 
-from cri.rpc.encoded import EncodedList, element
+from google.protobuf.message import Message
+
+from cri.layers import LayerUsage
+from cri.rpc.encoded import EncodedList, element, varint
 from cri.rpc.messages import container_attributes, sandbox_attributes
 from cri.state.records import ContainerRecord, SandboxRecord
 from cri.sweep import ContainerReading, PodReading
@@ -22,64 +27,90 @@ from proto import api_pb2 as api
 from runtime.cgroups.sampler import Sample, lifetime_nanocores
 from runtime.cgroups.usage import Pressure, Stall, Usage
 
+CONTAINER, POD = api.ContainerStats, api.LinuxPodSandboxStats
 LINUX = api.PodSandboxStats.LINUX_FIELD_NUMBER
-CONTAINERS = api.LinuxPodSandboxStats.CONTAINERS_FIELD_NUMBER
+TIMESTAMP = varint(api.CpuUsage.TIMESTAMP_FIELD_NUMBER << 3)
+"""Where a time goes in each of the messages of figures, which have it in the same field."""
+
+Timed = tuple[tuple[int, Message], ...]
+"""Messages of figures without their time, and the fields that they are for."""
 
 
 class StatsMessages:
-    """Encodes readings; keeps the attributes of each object."""
+    """Encodes readings; keeps the attributes of each object, and the figures that its last reading had."""
 
     def __init__(self) -> None:
         self._containers: EncodedList[ContainerRecord] = EncodedList(container_attributes)
         self._sandboxes: EncodedList[SandboxRecord] = EncodedList(sandbox_attributes)
+        self._figures: dict[str, tuple[object, list[bytes]]] = {}
 
     def container(self, reading: ContainerReading, mountpoint: str) -> bytes:
         """A ``ContainerStats``; ``mountpoint`` names the file system of the writable layer."""
-        figures = container_figures(reading, mountpoint).SerializeToString()
-        return self._containers.join([reading.record]) + figures
+        usage, record = usage_of(reading.sample), reading.record
+        rate = rate_of(reading.sample, usage, record.started_at)
+        figures = self._timed(record.id, usage, rate, lambda: container_figures(usage, rate))
+        layer = element(CONTAINER.WRITABLE_LAYER_FIELD_NUMBER, layer_usage(reading.layer, mountpoint))
+        return self._containers.join([record]) + figures + layer
 
     def pod(self, reading: PodReading, mountpoint: str) -> bytes:
         """A ``PodSandboxStats`` with its containers."""
-        linux = [pod_figures(reading).SerializeToString()]
-        linux += [element(CONTAINERS, self.container(each, mountpoint)) for each in reading.containers]
-        return self._sandboxes.join([reading.record]) + element(LINUX, b"".join(linux))
+        usage, record = usage_of(reading.sample), reading.record
+        rate = rate_of(reading.sample, usage, record.created_at)
+        network = TIMESTAMP + varint(reading.network_time) + network_usage(reading.interfaces)
+        linux = [
+            self._timed(record.id, usage, rate, lambda: pod_figures(usage, rate)),
+            element(POD.NETWORK_FIELD_NUMBER, network),
+            *(element(POD.CONTAINERS_FIELD_NUMBER, self.container(each, mountpoint)) for each in reading.containers),
+        ]
+        return self._sandboxes.join([record]) + element(LINUX, b"".join(linux))
+
+    def _timed(self, id: str, usage: Usage, rate: int | None, build: Callable[[], Timed]) -> bytes:
+        """What ``build`` makes, encoded, with the time of ``usage``; built if ``rate`` or another figure of
+        ``usage`` is not what it was."""
+        time = varint(usage.time)
+        shown = (len(time), usage[2:], rate)
+        kept = self._figures.get(id)
+        if kept is None or kept[0] != shown:
+            kept = self._figures[id] = shown, around(build(), len(time))
+        return time.join(kept[1])
 
     def forget(self, id: str) -> None:
         self._containers.forget(id)
         self._sandboxes.forget(id)
+        self._figures.pop(id, None)
 
 
-def container_figures(reading: ContainerReading, mountpoint: str) -> api.ContainerStats:
-    """All but the attributes."""
-    usage = usage_of(reading.sample)
-    stats = api.ContainerStats()
-    set_cpu(stats.cpu, reading.sample, usage, reading.record.started_at)
-    set_memory(stats.memory, usage)
-    stats.swap.timestamp = usage.time
-    stats.swap.swap_usage_bytes.value = usage.swap_usage or 0
-    stats.swap.swap_available_bytes.value = usage.swap_available or 0
-    set_io(stats.io, usage)
-    layer, target = reading.layer, stats.writable_layer
-    target.timestamp = layer.time
-    target.fs_id.mountpoint = mountpoint
-    target.used_bytes.value = layer.used_bytes
-    target.inodes_used.value = layer.inodes
-    return stats
+def around(messages: Timed, size: int) -> list[bytes]:
+    """The encoding of ``messages`` in pieces, between which their time goes, of ``size`` bytes."""
+    pieces = [b""]
+    for number, message in messages:
+        body = message.SerializeToString()
+        pieces[-1] += varint(number << 3 | 2) + varint(len(TIMESTAMP) + size + len(body)) + TIMESTAMP
+        pieces.append(body)
+    return pieces
 
 
-def pod_figures(reading: PodReading) -> api.LinuxPodSandboxStats:
-    """All but the containers."""
-    usage = usage_of(reading.sample)
-    linux = api.LinuxPodSandboxStats()
-    set_cpu(linux.cpu, reading.sample, usage, reading.record.created_at)
-    set_memory(linux.memory, usage)
-    set_io(linux.io, usage)
-    linux.process.timestamp = usage.time
-    linux.process.process_count.value = usage.pids or 0
-    linux.network.timestamp = reading.network_time
-    for number, interface in enumerate(reading.interfaces):
-        set_interface(linux.network.interfaces.add() if number else linux.network.default_interface, interface)
-    return linux
+def container_figures(usage: Usage, rate: int | None) -> Timed:
+    swap = api.SwapUsage()
+    swap.swap_usage_bytes.value = usage.swap_usage or 0
+    swap.swap_available_bytes.value = usage.swap_available or 0
+    return (
+        (CONTAINER.CPU_FIELD_NUMBER, cpu_usage(usage, rate)),
+        (CONTAINER.MEMORY_FIELD_NUMBER, memory_usage(usage)),
+        (CONTAINER.SWAP_FIELD_NUMBER, swap),
+        (CONTAINER.IO_FIELD_NUMBER, io_usage(usage)),
+    )
+
+
+def pod_figures(usage: Usage, rate: int | None) -> Timed:
+    process = api.ProcessUsage()
+    process.process_count.value = usage.pids or 0
+    return (
+        (POD.CPU_FIELD_NUMBER, cpu_usage(usage, rate)),
+        (POD.MEMORY_FIELD_NUMBER, memory_usage(usage)),
+        (POD.PROCESS_FIELD_NUMBER, process),
+        (POD.IO_FIELD_NUMBER, io_usage(usage)),
+    )
 
 
 def usage_of(sample: Sample | None) -> Usage:
@@ -87,19 +118,23 @@ def usage_of(sample: Sample | None) -> Usage:
     return sample.usage if sample else Usage(time=time.time_ns(), clock=time.monotonic_ns())
 
 
-def set_cpu(cpu: api.CpuUsage, sample: Sample | None, usage: Usage, began: int) -> None:
-    cpu.timestamp = usage.time
+def rate_of(sample: Sample | None, usage: Usage, began: int) -> int | None:
+    """Nanocores: between two readings, of a first one since ``began``."""
+    found = sample.nanocores if sample else None
+    return lifetime_nanocores(usage, began) if found is None else found
+
+
+def cpu_usage(usage: Usage, rate: int | None) -> api.CpuUsage:
+    cpu = api.CpuUsage()
     cpu.usage_core_nano_seconds.value = usage.cpu or 0
-    rate = sample.nanocores if sample else None
-    if rate is None:
-        rate = lifetime_nanocores(usage, began)
     if rate is not None:
         cpu.usage_nano_cores.value = rate
     set_pressure(cpu.psi, usage.cpu_pressure)
+    return cpu
 
 
-def set_memory(memory: api.MemoryUsage, usage: Usage) -> None:
-    memory.timestamp = usage.time
+def memory_usage(usage: Usage) -> api.MemoryUsage:
+    memory = api.MemoryUsage()
     memory.working_set_bytes.value = usage.memory_working_set or 0
     memory.usage_bytes.value = usage.memory_usage or 0
     memory.rss_bytes.value = usage.memory_rss or 0
@@ -108,11 +143,31 @@ def set_memory(memory: api.MemoryUsage, usage: Usage) -> None:
     if usage.memory_available is not None:
         memory.available_bytes.value = usage.memory_available
     set_pressure(memory.psi, usage.memory_pressure)
+    return memory
 
 
-def set_io(io: api.IoUsage, usage: Usage) -> None:
-    io.timestamp = usage.time
+def io_usage(usage: Usage) -> api.IoUsage:
+    io = api.IoUsage()
     set_pressure(io.psi, usage.io_pressure)
+    return io
+
+
+@lru_cache(maxsize=1024)
+def layer_usage(layer: LayerUsage, mountpoint: str) -> bytes:
+    """A ``FilesystemUsage``; it has the time at which the layer was measured."""
+    usage = api.FilesystemUsage(timestamp=layer.time, fs_id=api.FilesystemIdentifier(mountpoint=mountpoint))
+    usage.used_bytes.value = layer.used_bytes
+    usage.inodes_used.value = layer.inodes
+    return usage.SerializeToString()
+
+
+@lru_cache(maxsize=1024)
+def network_usage(interfaces: tuple[Interface, ...]) -> bytes:
+    """A ``NetworkUsage`` without its time."""
+    network = api.NetworkUsage()
+    for number, interface in enumerate(interfaces):
+        set_interface(network.interfaces.add() if number else network.default_interface, interface)
+    return network.SerializeToString()
 
 
 def set_interface(target: api.NetworkInterfaceUsage, interface: Interface) -> None:

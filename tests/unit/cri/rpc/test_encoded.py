@@ -28,6 +28,8 @@ def build(record: Record) -> api.Container:
         (127, b"\x7f"),
         (128, b"\x80\x01"),
         (300, b"\xac\x02"),
+        (0x3FFF, b"\xff\x7f"),
+        (0x4000, b"\x80\x80\x01"),
         (1 << 35, b"\x80" * 5 + b"\x01"),
     ],
 )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from cri.rpc.metric_definitions import CONTAINER_GROUPS, DEFINITIONS, POD_GROUPS, PRESSURE, SPEC
 from cri.rpc.metric_table import BASE_LABELS, COUNTER, FileSystem, Subject, Value
@@ -94,6 +95,7 @@ def test_a_group_depends_on_nothing_but_its_inputs() -> None:
         now=1,
         processes=None,
         layer=None,
+        file_system=FileSystem("/dev/vdb", 1, 1, 1),
         interfaces=(),
     )
     for group in (*CONTAINER_GROUPS, *POD_GROUPS):
@@ -105,3 +107,27 @@ def test_a_group_depends_on_nothing_but_its_inputs() -> None:
         == set(DEFINITIONS)
         > set(PRESSURE)
     )
+
+
+def one_by_one() -> Iterator[Subject]:
+    """``FULL`` with one figure changed each, by little and by much."""
+    assert FULL.file_system is not None
+    figures: tuple[tuple[str, Any], ...] = (("usage", USAGE), ("detail", DETAIL), ("file_system", FULL.file_system))
+    for part, whole in figures:
+        for name in whole._fields:
+            for other in (1, 1 << 50) if isinstance(getattr(whole, name), int) else (None,):
+                empty = () if part == "detail" else None if part == "usage" else "/dev/vdb"
+                yield FULL._replace(**{part: whole._replace(**{name: empty if other is None else other})})
+    others: tuple[tuple[str, Any], ...] = (
+        *(("began", 1), ("now", 1), ("processes", None), ("layer", (100, 9)), ("layer", (101, 8))),
+        ("interfaces", (Interface("eth0", 1, 2, 3, 4, 5, 6, 7, 9),)),
+    )
+    for name, other in others:
+        yield FULL._replace(**{name: other})
+
+
+def test_no_figure_changes_what_is_shown_without_changing_what_a_group_is_made_of() -> None:
+    for subject in one_by_one():
+        for group in (*CONTAINER_GROUPS, *POD_GROUPS):
+            changed = [each.name for each in group.definitions if each.read(FULL) != each.read(subject)]
+            assert not changed or group.inputs(FULL) != group.inputs(subject), changed

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from cri.layers import LayerUsage
-from cri.rpc.metric_messages import MetricMessages, begin, descriptors, device_name, end
+from cri.rpc.metric_messages import MetricMessages, descriptors, device_name, encode_labels, metric
 from cri.rpc.metric_table import BASE_LABELS, Definition
 from cri.sweep import ContainerReading, PodReading
 from network.interfaces import Interface
@@ -96,12 +96,13 @@ def test_what_has_no_cgroup_any_more_has_no_metrics(reading: PodReading, tmp_pat
     assert not message.metrics and not message.container_metrics[0].metrics
 
 
-def test_a_metric_is_the_message_in_two_pieces() -> None:
+def test_a_metric_is_put_together_of_its_fields() -> None:
     definition = Definition("m", api.GAUGE, "help", lambda subject: 1)
     for value, at in ((0, 0), (1, 0), (300, 7), (2**63, 2**62)):
-        message = api.Metric.FromString(begin(definition, ("a", "")) + end(value, at))
-        assert (message.value.value, message.timestamp, message.metric_type) == (value, at, api.GAUGE)
-        assert list(message.label_values) == ["a", ""]
+        whole = api.ContainerMetrics.FromString(metric(definition, encode_labels(("a", "")), value, at))
+        message = api.Metric(name="m", metric_type=api.GAUGE, label_values=("a", ""), timestamp=at)
+        message.value.value = value
+        assert list(whole.metrics) == [message]
 
 
 def test_a_device_has_the_name_of_its_node_or_its_numbers(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ from cri.state.records import ContainerRecord, ContainerState, SandboxRecord, Sa
 from cri.state.store import Store
 from cri.streaming.server import StreamingServer
 from cri.tasks import Tasks
+from cri.usage_metrics import UsageMetrics
 from cri.version import version
 from network.bridge import BridgeProvider, BridgeSettings
 from network.host import HostNetwork
@@ -172,6 +173,7 @@ async def serve_metrics(host: Host, undo: contextlib.AsyncExitStack) -> None:
     host.metrics.watch(
         pods=lambda: count_states(SandboxState, host.store.sandboxes.values()),
         containers=lambda: count_states(ContainerState, host.store.containers.values()),
+        usage=UsageMetrics(host.store.sandboxes, host.store.containers, host.readings).render,
     )
     if host.settings.metrics:
         server = await MetricsServer.start(

@@ -1,11 +1,12 @@
 """What crisp counts, in a Prometheus registry of its own.
 
 ``cri.interceptor`` and the step executor feed it, ``cri.metrics_http`` serves it.
-Numbers that exist elsewhere (pods, containers, leaks) are read when somebody asks.
-Where a widely used name of containerd or CRI-O means exactly the same, it is served as well.
+Numbers that exist elsewhere (pods, containers, leaks) are read when somebody asks, and
+what pods use is appended (``cri.usage_metrics``). Where a widely used name of containerd
+or CRI-O means exactly the same, it is served as well.
 
 Invariant: nothing on the path of a request costs more than a few counters; label
-values come from fixed sets, never from a request.
+values of the registry come from fixed sets, never from a request.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ class Metrics:
             for rpc, name in CONTAINERD_TIMERS.items()
         }
         self._states: dict[str, Count] = {}
+        self._usage: Callable[[], bytes] = bytes
         self.registry.register(States(self._states))
         self.registry.register(Aliases(self._operations, self._pulls))
         ProcessCollector(registry=self.registry)
@@ -109,13 +111,14 @@ class Metrics:
         for kind, count in found.items():
             self._leaks.labels(kind).set(count)
 
-    def watch(self, pods: Count, containers: Count) -> None:
-        """Where the numbers by state are read from, at every scrape."""
+    def watch(self, pods: Count, containers: Count, usage: Callable[[], bytes] = bytes) -> None:
+        """Where the numbers by state, and what pods use, in text, are read from, at every scrape."""
         self._states.update(pods=pods, containers=containers)
+        self._usage = usage
 
     def render(self) -> bytes:
         """The text form that Prometheus scrapes."""
-        return generate_latest(self.registry)
+        return generate_latest(self.registry) + self._usage()
 
 
 class States(Collector):

@@ -2,7 +2,7 @@
 
 ``cri.daemon`` starts and closes it; ``cri.metrics`` has the numbers.
 
-Invariant: it answers GET only, tells nothing about pods by name, and an address
+Invariant: it answers GET only, tells of pods nothing but names and figures, and an address
 that is taken keeps the daemon from starting.
 """
 

@@ -3,6 +3,7 @@
 ``cri.rpc.container_stats``, ``sandbox_stats`` and ``sandbox_metrics`` ask and make their
 messages of the readings. Figures come from the kernel at the moment of the request;
 those that cost a walk (writable layers, open descriptors) are kept for a while (``cri.aged``).
+``cri.usage_metrics`` takes what somebody else has asked for a moment ago.
 
 Invariant: a sweep reads each cgroup once, and an object whose cgroup is gone has a
 reading without a sample: it never fails the others.
@@ -27,11 +28,13 @@ from runtime.cgroups.layout import Layout
 from runtime.cgroups.processes import Processes, measure_processes
 from runtime.cgroups.sampler import Sample, advance
 from runtime.cgroups.stats import Sweeper
+from runtime.cgroups.usage import Usage
 
 PATIENCE = 0.5
 """Seconds that the first metrics of a container wait for what is measured in the background."""
 
 NO_DETAIL = Detail()
+NEVER = -(1 << 63)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,8 @@ class Readings:
         self._samples: dict[str, Sample] = {}
         self._places: dict[str, Place] = {}
         self._interfaces = PodInterfaces()
+        self._networks: dict[str, tuple[int, tuple[Interface, ...]]] = {}
+        self._ended: dict[str, Usage | None] = {}
 
     def containers(self, records: Sequence[ContainerRecord]) -> list[ContainerReading]:
         """A reading of each container now."""
@@ -101,6 +106,33 @@ class Readings:
         node: list[tuple[Interface, ...]] = []
         return [self._pod(record, running[record.id], fresh, node, detailed=detailed) for record in records]
 
+    def recent(self, records: Iterable[SandboxRecord | ContainerRecord], age: int) -> dict[str, Usage]:
+        """What each uses, by id, at most ``age`` ns ago: whoever has asked since then has paid for it. What has
+        no cgroup any more is left out."""
+        since = time.monotonic_ns() - age
+        cgroups = {record.id: self._place(record).cgroup for record in records}
+        self._sweep([each for each in cgroups.values() if self._sampled(each) < since], detailed=False)
+        return {id: self._samples[each].usage for id, each in cgroups.items() if self._sampled(each) >= since}
+
+    def recent_interfaces(self, record: SandboxRecord, age: int) -> tuple[Interface, ...]:
+        """As ``recent``: a pod's own; none of one in the node's network."""
+        place, known = self._place(record), self._networks.get(record.id)
+        if place.namespace is None:
+            return ()
+        if known is None or known[0] < time.monotonic_ns() - age:
+            return self._network(record, place, [])
+        return known[1]
+
+    def last(self, records: Sequence[ContainerRecord]) -> dict[str, Usage]:
+        """What each of these containers, which have ended, had used in the end, by id: read once. What has no
+        cgroup any more is left out."""
+        new = {record.id: self._place(record).cgroup for record in records if record.id not in self._ended}
+        found = self._sweep(list(new.values()), detailed=False)
+        for id, cgroup in new.items():
+            self._ended[id] = found[cgroup][0].usage if cgroup in found else None
+            self._sweeper.forget(cgroup)  # nobody reads it again
+        return {record.id: usage for record in records if (usage := self._ended[record.id]) is not None}
+
     async def measured(self, records: Iterable[ContainerRecord]) -> None:
         """Wait a moment for what is measured in the background and never was for these containers."""
         known = list(records)
@@ -110,11 +142,18 @@ class Readings:
     def forget(self, id: str) -> None:
         """The object is removed."""
         self._interfaces.forget(id)
+        self._networks.pop(id, None)
+        self._ended.pop(id, None)
         place = self._places.pop(id, None)
         if place is not None:
             self._samples.pop(place.cgroup, None)
             self._sweeper.forget(place.cgroup)
             self._processes.forget(place.cgroup)
+
+    def _sampled(self, cgroup: str) -> int:
+        """When on the monotonic clock, before all times if never."""
+        found = self._samples.get(cgroup)
+        return NEVER if found is None else found.usage.clock
 
     def _sweep(self, cgroups: list[str], *, detailed: bool) -> dict[str, tuple[Sample, Detail]]:
         if detailed:
@@ -153,7 +192,9 @@ class Readings:
         if record.state is not SandboxState.READY:
             return ()
         if place.namespace is not None:
-            return self._interfaces.read(record.id, record.pause_pid, place.namespace)
+            found = self._interfaces.read(record.id, record.pause_pid, place.namespace)
+            self._networks[record.id] = time.monotonic_ns(), found
+            return found
         if not node:
             node.append(read_node())
         return node[0]

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from cri import assembly
 from cri.fsck import fsck
@@ -95,21 +96,28 @@ async def get(port: int, path: str) -> tuple[int, str]:
     return int(head.split()[1]), body
 
 
-async def test_health_tells_of_recovery_and_metrics_count_pods(
-    new_settings: Callable[[], Settings], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    servers: list[MetricsServer] = []
+@pytest.fixture
+def metrics_ports(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Where metrics are served, of each daemon that starts."""
+    ports: list[int] = []
     original = MetricsServer.start
 
     async def keep(*args: Any) -> MetricsServer:
-        servers.append(await original(*args))
-        return servers[-1]
+        server = await original(*args)
+        ports.append(server.port)
+        return server
 
     monkeypatch.setattr(MetricsServer, "start", keep)
+    return ports
+
+
+async def test_health_tells_of_recovery_and_metrics_count_pods(
+    new_settings: Callable[[], Settings], metrics_ports: list[int]
+) -> None:
     settings = msgspec.structs.replace(new_settings(), metrics="127.0.0.1:0")
     async with contextlib.AsyncExitStack() as undo:
         host = await assembly.build(settings, undo)
-        port = servers[0].port
+        (port,) = metrics_ports
         assert await get(port, "/healthz") == (503, "recovering\n")
         await recover(host)
         assert await get(port, "/healthz") == (200, "ok\n")
@@ -117,6 +125,43 @@ async def test_health_tells_of_recovery_and_metrics_count_pods(
         assert status == 200 and 'crisp_pods{state="ready"} 0.0' in body
     with pytest.raises(ConnectionRefusedError):
         await get(port, "/healthz")
+
+
+async def test_a_scrape_tells_what_pods_and_containers_use(
+    new_settings: Callable[[], Settings], metrics_ports: list[int]
+) -> None:
+    settings = msgspec.structs.replace(new_settings(), metrics="127.0.0.1:0")
+    async with serving(settings) as crisp:
+        await crisp.import_demo_image()
+        sandbox = await crisp.run_pod(crisp.pod("seen"))
+        running = await crisp.run(sandbox)
+        limits = {"resources": {"memory_limit_in_bytes": 16 << 20}}
+        status, _ = await crisp.run_to_end(sandbox, "sh", "-c", EAT, linux=limits)
+        assert status.reason == "OOMKilled"
+        found = await scrape(metrics_ports[0])
+        pod = {name: value for (name, labels), value in found.items() if ("id", running) not in labels}
+        assert pod["crisp_pod_memory_working_set_bytes"] > 0 and pod["crisp_pod_cpu_usage_seconds_total"] > 0
+        assert pod["crisp_pod_processes"] >= 2 and "crisp_pod_network_transmit_bytes_total" in pod
+        of_pod = {("sandbox", sandbox), ("namespace", "default"), ("pod", "seen")}
+        here = frozenset(of_pod | {("container", "main"), ("id", running)})
+        assert found["crisp_container_processes", here] == 1
+        assert found["crisp_container_oom_kills_total", here] == 0
+        ended = frozenset(of_pod | {("container", status.metadata.name), ("id", status.id)})
+        assert found["crisp_container_oom_kills_total", ended] >= 1
+        await crisp.remove_all()
+        assert not [name for name, _ in await scrape(metrics_ports[0]) if name.startswith("crisp_container_")]
+
+
+EAT = "x=x; while :; do x=$x$x; done"
+
+
+async def scrape(port: int) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    """What is told of pods and containers, by name and labels."""
+    status, body = await get(port, "/metrics")
+    assert status == 200
+    samples = [sample for family in text_string_to_metric_families(body) for sample in family.samples]
+    wanted = [each for each in samples if each.name.startswith(("crisp_pod_", "crisp_container_"))]
+    return {(each.name, frozenset(each.labels.items())): each.value for each in wanted}
 
 
 async def test_the_descriptor_limit_is_raised_for_the_daemon_and_not_for_containers(

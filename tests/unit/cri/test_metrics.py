@@ -71,6 +71,13 @@ def test_states_are_read_at_every_scrape() -> None:
     assert found["crisp_containers{state=exited}"] == 0
 
 
+def test_what_pods_use_is_served_beside_the_rest() -> None:
+    metrics = Metrics()
+    metrics.watch(dict, dict, lambda: b"# TYPE crisp_pod_processes gauge\ncrisp_pod_processes 3\n")
+    found = values(metrics)
+    assert found["crisp_pod_processes{}"] == 3 and found["process_open_fds{}"] > 0
+
+
 def test_a_leak_that_was_repaired_is_gone() -> None:
     metrics = Metrics()
     metrics.leaks({"cgroup": 2})

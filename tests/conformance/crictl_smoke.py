@@ -2,144 +2,30 @@
 
     make conformance          (as root; or: python tests/conformance/crictl_smoke.py)
 
-Go builds crictl as its release is published (go.mod and go.sum beside this file), once, into
-the user's cache. The daemon, its network and everything it makes are this script's own; at
-the end nothing is left but the cache. A line a step, and a closing line with the counts.
-Without Go or without root it says what is missing and ends with status 0.
+A line a step, and a closing line with the counts. Without Go or without root it says what is
+missing and ends with status 0. ``crictl_session`` has crictl and the daemon, ``crictl_running``
+the steps on a container that runs.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from cri.demo_image import REFERENCE, build_demo_image
-from tests import golang
+from tests.conformance.crictl_running import RUNNING
+from tests.conformance.crictl_session import CRISP, Failed, Session, Step, play, wait_until
 from tests.ports import free_port
 
-HERE = Path(__file__).resolve().parent
-CRISP = Path(sys.prefix) / "bin/crisp"
-CRICTL = "sigs.k8s.io/cri-tools/cmd/crictl"
-SETTINGS = 'log_level = "warning"\n[network]\nbridge = "crismoke0"\nsubnets = ["10.214.77.0/24"]\n'
 SCRIPT = "trap 'exit 7' TERM; echo ready; sleep 2147483647 & wait"
-
-
-class Failed(Exception):
-    """A command did not do what it should."""
-
-
-def main() -> int:
-    missing = "root" if os.geteuid() else "Go, which builds crictl" if shutil.which("go") is None else ""
-    if missing:
-        print(f"crictl smoke test: skipped: needs {missing}\n0 passed, 0 failed, 1 skipped")
-        return 0
-    crictl = build_crictl()
-    with tempfile.TemporaryDirectory(prefix="crisp-smoke-") as folder, serve(Path(folder)) as config:
-        session = Session(crictl, config, Path(folder))
-        for step in STEPS:
-            session.run(step)
-        session.remove_all()
-    print(f"{session.passed} passed, {session.failed} failed, {session.skipped} skipped")
-    return 1 if session.failed else 0
-
-
-def build_crictl() -> Path:
-    return golang.build(HERE, CRICTL)
-
-
-@contextlib.contextmanager
-def serve(folder: Path) -> Iterator[Path]:
-    """A daemon of our own; yields crictl's configuration file."""
-    (folder / "config.toml").write_text(SETTINGS)
-    command = [str(CRISP), "serve", "--config", str(folder / "config.toml"), "--listen", f"unix://{folder}/crisp.sock"]
-    command += ["--root", str(folder / "root"), "--state", str(folder / "state"), "--metrics", ""]
-    daemon = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-    try:
-        wait_until(lambda: (folder / "crisp.sock").exists(), "the daemon's socket", daemon)
-        config = folder / "crictl.yaml"
-        config.write_text(f"runtime-endpoint: unix://{folder}/crisp.sock\nimage-endpoint: unix://{folder}/crisp.sock\n")
-        yield config
-    finally:
-        daemon.terminate()
-        if daemon.wait(30):
-            print(f"FAILED the daemon ended with status {daemon.returncode}")
-
-
-def wait_until(condition: Callable[[], object], what: str, process: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        if process.poll() is not None or time.monotonic() > end:
-            raise Failed(f"{what} did not appear")
-        time.sleep(0.02)
-
-
-@dataclass
-class Session:
-    """crictl with its configuration, and what the steps hand on to each other."""
-
-    crictl: Path
-    config: Path
-    folder: Path
-    pod: str = ""
-    container: str = ""
-    passed: int = 0
-    failed: int = 0
-    skipped: int = 0
-
-    def __call__(self, *arguments: str) -> str:
-        """What crictl printed.
-
-        Raises:
-            Failed: its exit status is not 0.
-        """
-        command = [str(self.crictl), "--config", str(self.config), *arguments]
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL, check=False
-        )
-        if done.returncode:
-            raise Failed(f"crictl {' '.join(arguments)}: status {done.returncode}: {done.stderr.strip()}")
-        return done.stdout.strip()
-
-    def json(self, verb: str, *arguments: str) -> Any:
-        return json.loads(self(verb, "-o", "json", *arguments))
-
-    def write(self, name: str, document: object) -> str:
-        (self.folder / name).write_text(json.dumps(document))
-        return str(self.folder / name)
-
-    def run(self, step: Callable[[Session], str | None]) -> None:
-        """One step: a line that says how it went. A step says "skipped: …" if it cannot be taken."""
-        name = step.__name__.removeprefix("step_")
-        try:
-            said = step(self)
-        except (Failed, AssertionError, LookupError, OSError, ValueError, subprocess.SubprocessError) as error:
-            self.failed += 1
-            print(f"FAILED {name}: {type(error).__name__}: {error}", flush=True)
-            return
-        self.skipped += bool(said)
-        self.passed += not said
-        print(f"{'ok' if not said else '--'}     {name}{' ' + said if said else ''}", flush=True)
-
-    def remove_all(self) -> None:
-        """Whatever failed before, no pod stays."""
-        subprocess.run([str(self.crictl), "--config", str(self.config), "rmp", "-fa"], capture_output=True, check=False)
-
-    def pod_config(self) -> str:
-        metadata = {"name": "smoke", "namespace": "default", "uid": "smoke-1", "attempt": 0}
-        logs = str(self.folder / "logs")
-        return self.write("pod.json", {"metadata": metadata, "log_directory": logs, "linux": {}})
 
 
 def step_version(crictl: Session) -> None:
@@ -177,22 +63,14 @@ def step_inspectp(crictl: Session) -> None:
 
 
 def step_create(crictl: Session) -> None:
-    container = {
-        "metadata": {"name": "main", "attempt": 0},
-        "image": {"image": REFERENCE},
-        "command": ["/bin/sh", "-c", SCRIPT],
-        "log_path": "main.log",
-        "linux": {"resources": {"memory_limit_in_bytes": 64 * 1024 * 1024}},
-    }
-    crictl.container = crictl("create", crictl.pod, crictl.write("container.json", container), crictl.pod_config())
+    limits = {"resources": {"memory_limit_in_bytes": 64 * 1024 * 1024}}
+    crictl.container = crictl.create("main", SCRIPT, linux=limits)
     assert crictl.json("inspect", crictl.container)["status"]["state"] == "CONTAINER_CREATED"
 
 
 def step_start(crictl: Session) -> None:
     crictl("start", crictl.container)
-    end = time.monotonic() + 10
-    while "ready" not in crictl("logs", crictl.container):
-        assert time.monotonic() < end, "the container does not say that it is ready"
+    crictl.wait_for(lambda: "ready" in crictl("logs", crictl.container), "the container to be ready")
 
 
 def step_ps(crictl: Session) -> None:
@@ -217,12 +95,6 @@ def step_inspect(crictl: Session) -> None:
     status = inspected["status"]
     assert status["state"] == "CONTAINER_RUNNING" and status["logPath"] == str(crictl.folder / "logs/main.log"), status
     assert Path(f"/proc/{inspected['info']['pid']}").is_dir(), inspected["info"]
-
-
-def step_stats(crictl: Session) -> None:
-    (stats,) = crictl.json("stats", crictl.container)["stats"]
-    assert int(stats["memory"]["workingSetBytes"]["value"]) > 0, stats
-    assert int(stats["cpu"]["usageCoreNanoSeconds"]["value"]) > 0, stats
 
 
 def step_stop(crictl: Session) -> None:
@@ -268,9 +140,9 @@ def step_rmi(crictl: Session) -> None:
     assert crictl.json("images")["images"] in ([], None)
 
 
-STEPS: list[Callable[[Session], str | None]] = [
+STEPS: list[Step] = [
     *(step_version, step_info, step_images, step_runp, step_inspectp, step_create, step_start, step_ps),
-    *(step_exec_s, step_logs, step_inspect, step_stats, step_stop, step_rm, step_stopp, step_rmp),
+    *(step_exec_s, step_logs, step_inspect, *RUNNING, step_stop, step_rm, step_stopp, step_rmp),
     *(step_imagefsinfo, step_pull, step_rmi),
 ]
 
@@ -330,4 +202,4 @@ def send(method: str, url: str, body: bytes = b"", kind: str = "application/octe
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(play("crictl smoke test", STEPS))

@@ -2,7 +2,7 @@
 
     make conformance          (as root; or: python tests/conformance/crictl_streaming.py)
 
-``crictl_smoke`` has what the two scripts share: crictl itself, the daemon, the steps.
+``crictl_session`` has crictl and the daemon.
 """
 
 from __future__ import annotations
@@ -17,19 +17,15 @@ import signal
 import struct
 import subprocess
 import sys
-import tempfile
 import termios
 import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
-from cri.demo_image import REFERENCE
-from tests import golang
 from tests.conformance import crictl_smoke
-from tests.conformance.crictl_smoke import Failed, Session
+from tests.conformance.crictl_session import PATIENCE, Failed, Session, Step, play
 from tests.ports import free_port
 
 MIB = 1024 * 1024
@@ -40,7 +36,6 @@ SERVE = (
     "mkdir -p /www; dd if=/dev/urandom of=/www/file bs=1M count=64 2>/dev/null; "
     "httpd -p 127.0.0.1:8080 -h /www; echo ready; exec sleep 100000"
 )
-PATIENCE = 30.0
 
 
 class Terminal:
@@ -90,33 +85,11 @@ class Terminal:
 
 @contextlib.contextmanager
 def terminal(session: Session, *arguments: str, rows: int = 24, columns: int = 80) -> Iterator[Terminal]:
-    found = Terminal([str(session.crictl), "--config", str(session.config), *arguments], rows, columns)
+    found = Terminal(session.command(*arguments), rows, columns)
     try:
         yield found
     finally:
         found.close()
-
-
-def run_container(session: Session, name: str, script: str, **fields: object) -> str:
-    config = {
-        "metadata": {"name": name, "attempt": 0},
-        "image": {"image": REFERENCE},
-        "command": ["/bin/sh", "-c", script],
-        "log_path": f"{name}.log",
-        **fields,
-    }
-    id = session("create", session.pod, session.write(f"{name}.json", config), session.pod_config())
-    session("start", id)
-    wait_for(lambda: "ready" in session("logs", id), f"container {name}")
-    return id
-
-
-def wait_for(holds: Callable[[], object], what: str) -> None:
-    until = time.monotonic() + PATIENCE
-    while not holds():
-        if time.monotonic() > until:
-            raise Failed(f"waited in vain for {what}")
-        time.sleep(0.05)
 
 
 # ---------------------------------------------------------------------------- steps
@@ -125,7 +98,7 @@ def wait_for(holds: Callable[[], object], what: str) -> None:
 def step_run(session: Session) -> None:
     crictl_smoke.step_images(session)
     session.pod = session("runp", session.pod_config())
-    session.container = run_container(session, "serving", SERVE)
+    session.container = session.run_container("serving", SERVE)
 
 
 def step_exec_tells_output_and_code(session: Session, transport: str) -> None:
@@ -139,7 +112,7 @@ def step_exec_tells_output_and_code(session: Session, transport: str) -> None:
 def step_exec_takes_a_file(session: Session, transport: str) -> None:
     data = os.urandom(MIB) * (SIZE // MIB)
     (session.folder / "data").write_bytes(data)
-    command = [str(session.crictl), "--config", str(session.config), "exec", "-i", "--transport", transport]
+    command = session.command("exec", "-i", "--transport", transport)
     with open(session.folder / "data", "rb") as source:
         began = time.monotonic()
         done = subprocess.run(
@@ -152,7 +125,7 @@ def step_exec_takes_a_file(session: Session, transport: str) -> None:
 
 def step_exec_gives_a_file(session: Session, transport: str) -> None:
     expected = session("exec", "-s", session.container, "sha256sum", "/www/file").split()[0]
-    command = [str(session.crictl), "--config", str(session.config), "exec", "--transport", transport]
+    command = session.command("exec", "--transport", transport)
     began = time.monotonic()
     done = subprocess.run(
         [*command, session.container, "cat", "/www/file"], capture_output=True, timeout=120, check=True
@@ -186,8 +159,8 @@ def wait_until_size(shell: Terminal, size: str) -> None:
 
 
 def step_attach_types_and_hears(session: Session, transport: str) -> None:
-    id = run_container(session, f"echo-{transport}", ECHO, stdin=True, stdin_once=True)
-    command = [str(session.crictl), "--config", str(session.config), "attach", "-i", "--transport", transport, id]
+    id = session.run_container(f"echo-{transport}", ECHO, stdin=True, stdin_once=True)
+    command = session.command("attach", "-i", "--transport", transport, id)
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -198,11 +171,13 @@ def step_attach_types_and_hears(session: Session, transport: str) -> None:
     assert process.stdout.readline() == "got hello\n"
     out, err = process.communicate("more\n", timeout=PATIENCE)
     assert (out, process.returncode) == ("got more\nover\n", 0), (out, err)
-    wait_for(lambda: session.json("inspect", id)["status"]["state"] == "CONTAINER_EXITED", "the end of its stdin")
+    session.wait_for(
+        lambda: session.json("inspect", id)["status"]["state"] == "CONTAINER_EXITED", "the end of its stdin"
+    )
 
 
 def step_attach_from_two_terminals(session: Session, transport: str) -> None:
-    id = run_container(session, f"shell-{transport}", "echo ready; exec sh", stdin=True, tty=True)
+    id = session.run_container(f"shell-{transport}", "echo ready; exec sh", stdin=True, tty=True)
     arguments = ("attach", "-i", "-t", "--transport", transport, id)
     with terminal(session, *arguments) as first, terminal(session, *arguments) as second:
         time.sleep(1)  # until both are attached nothing tells
@@ -219,12 +194,12 @@ def step_attach_from_two_terminals(session: Session, transport: str) -> None:
 def step_port_forward_carries_connections(session: Session, transport: str) -> None:
     expected = session("exec", "-s", session.container, "sha256sum", "/www/file").split()[0]
     local, dead = free_port(), free_port()
-    command = [str(session.crictl), "--config", str(session.config), "port-forward", "--transport", transport]
+    command = session.command("port-forward", "--transport", transport)
     process = subprocess.Popen(
         [*command, session.pod, f"{local}:8080", f"{dead}:9"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     try:
-        wait_for(lambda: crictl_smoke.answers(f"http://127.0.0.1:{local}/file"), "the forwarded port")
+        session.wait_for(lambda: crictl_smoke.answers(f"http://127.0.0.1:{local}/file"), "the forwarded port")
         began = time.monotonic()
         with urllib.request.urlopen(f"http://127.0.0.1:{local}/file", timeout=120) as answer:
             digest = hashlib.sha256(answer.read()).hexdigest()
@@ -274,25 +249,7 @@ STREAMS: list[Callable[[Session, str], None]] = [
 ]
 
 
-def main() -> int:
-    missing = "root" if os.geteuid() else "Go, which builds crictl" if golang.is_missing() else ""
-    if missing:
-        print(f"crictl streaming: skipped: needs {missing}\n0 passed, 0 failed, 1 skipped")
-        return 0
-    crictl = crictl_smoke.build_crictl()
-    with tempfile.TemporaryDirectory(prefix="crisp-streams-") as folder, crictl_smoke.serve(Path(folder)) as config:
-        session = Session(crictl, config, Path(folder))
-        session.run(step_run)
-        for stream in STREAMS:
-            for transport in TRANSPORTS:
-                session.run(over(stream, transport))
-        session.run(step_remove)
-        session.remove_all()
-    print(f"{session.passed} passed, {session.failed} failed, {session.skipped} skipped")
-    return 1 if session.failed else 0
-
-
-def over(stream: Callable[[Session, str], None], transport: str) -> Callable[[Session], None]:
+def over(stream: Callable[[Session, str], None], transport: str) -> Step:
     def step(session: Session) -> None:
         stream(session, transport)
 
@@ -301,4 +258,5 @@ def over(stream: Callable[[Session, str], None], transport: str) -> Callable[[Se
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    streamed = [over(stream, transport) for stream in STREAMS for transport in TRANSPORTS]
+    sys.exit(play("crictl streaming", [step_run, *streamed, step_remove]))

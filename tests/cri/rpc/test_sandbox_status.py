@@ -23,7 +23,8 @@ async def test_the_status_has_address_namespaces_and_containers(crisp: Crisp) ->
     assert status.network.ip == crisp.host.store.sandboxes.get(id).addresses[0]
     assert status.linux.namespaces.options.pid == api.CONTAINER
     assert [each.id for each in answer.containers_statuses] == [container]
-    assert answer.timestamp >= status.created_at > 0 and not answer.info
+    assert status.created_at > 0 and not answer.info
+    assert answer.timestamp == 0  # with one, a kubelet that hears of events cannot start init containers
 
 
 async def test_a_stopped_pod_has_no_address(crisp: Crisp) -> None:

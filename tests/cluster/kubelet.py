@@ -20,6 +20,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from proto import api_pb2 as api
 from tests import golang
 from tests.failpoints.serving import Daemon, wait_for
@@ -48,12 +50,13 @@ def build_kubelet() -> Path:
 
 
 class Kubelet:
-    """Of the node ``NODE``, over ``daemon``. ``gates`` are feature gates."""
+    """Of the node ``NODE``, over ``daemon``. ``gates`` are feature gates, ``verbose`` says which of its source
+    files log more than usual, and up to which level."""
 
-    def __init__(self, program: Path, daemon: Daemon, gates: dict[str, bool]) -> None:
+    def __init__(self, program: Path, daemon: Daemon, gates: dict[str, bool], verbose: dict[str, int]) -> None:
         self.folder = daemon.folder / "kubelet"
         self.cgroup = f"crisp-kubelet-{daemon.instance}"
-        self._program, self._daemon, self._gates = program, daemon, gates
+        self._program, self._daemon, self._gates, self._verbose = program, daemon, gates, verbose
         self._process: subprocess.Popen[bytes] | None = None
         self._port, self._health = free_port(), free_port()
         for name in ("manifests", "logs", "plugins"):
@@ -84,6 +87,7 @@ class Kubelet:
             "containerLogMonitorInterval": "3s",
             "evictionHard": {"memory.available": "50Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
             "featureGates": self._gates,
+            "logging": {"vmodule": [{"filePattern": file, "verbosity": n} for file, n in self._verbose.items()]},
         }
 
     # ------------------------------------------------------------------ its life
@@ -129,8 +133,12 @@ class Kubelet:
             self._process.wait(PATIENCE)
             self._process = None
 
+    def said(self) -> list[str]:
+        """The lines of its own log."""
+        return (self.folder / "log").read_text(errors="replace").splitlines()
+
     def log_tail(self) -> str:
-        return "\n".join((self.folder / "log").read_text(errors="replace").splitlines()[-30:])
+        return "\n".join(self.said()[-30:])
 
     # ------------------------------------------------------------------ what it is asked
 
@@ -146,6 +154,14 @@ class Kubelet:
 
     def log(self, pod: str, container: str, query: str = "") -> str:
         return self.ask(f"/containerLogs/default/{pod}-{NODE}/{container}{query}").decode()
+
+    def metrics(self) -> dict[str, float]:
+        """Of itself: the sum of each sample's values over its labels."""
+        found: dict[str, float] = {}
+        for family in text_string_to_metric_families(self.ask("/metrics").decode()):
+            for sample in family.samples:
+                found[sample.name] = found.get(sample.name, 0) + sample.value
+        return found
 
     def summary(self, pod: str) -> Json:
         """The pod's part of /stats/summary, None while there is none."""
@@ -198,9 +214,9 @@ class Kubelet:
 
 
 @contextlib.contextmanager
-def kubelet_of(daemon: Daemon, **gates: bool) -> Iterator[Kubelet]:
+def kubelet_of(daemon: Daemon, verbose: dict[str, int] | None = None, **gates: bool) -> Iterator[Kubelet]:
     """A kubelet that runs; its pods are gone at the end."""
-    kubelet = Kubelet(build_kubelet(), daemon, gates)
+    kubelet = Kubelet(build_kubelet(), daemon, gates, verbose or {})
     make_cgroup(kubelet.cgroup)
     try:
         kubelet.start()

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import json
+import re
+import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from proto import api_pb2 as api
 from tests import golang
 from tests.cluster.kubelet import PATIENCE, Kubelet, kubelet_of
 from tests.cluster.manifests import container, forever, pod, shell
 from tests.failpoints.serving import Daemon, serving, wait_for
+from tests.ports import free_port
 
 pytestmark = [
     pytest.mark.leaks("module"),
@@ -20,25 +24,45 @@ pytestmark = [
 ]
 
 GATES = {"PodAndContainerStatsFromCRI": True, "CRIListStreaming": True, "EventedPLEG": True}
+VERBOSE = {"generic": 5, "evented": 4}
+"""kubelet's files that say which pods it lists anew, and why."""
+
+STATS = ("ListPodSandboxStats", "StreamPodSandboxStats")
+METRICS = ("ListPodSandboxMetrics", "StreamPodSandboxMetrics")
+TIMES = 5
+ENDS = 8
+"""kubelet lists all pods once a second. An end that it comes across in that list is one it might have heard of a
+moment later; that all of so many are, chance does not bring about."""
 
 
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[Daemon]:
-    with serving(failpoints=None, pool=2, settings='log_level = "debug"\n') as found:
+    with serving(failpoints=None, pool=2, metrics=f"127.0.0.1:{free_port()}") as found:
         yield found
 
 
 @pytest.fixture(scope="module")
 def kubelet(daemon: Daemon) -> Iterator[Kubelet]:
-    with kubelet_of(daemon, **GATES) as found:
+    with kubelet_of(daemon, VERBOSE, **GATES) as found:
         yield found
 
 
-def asked(daemon: Daemon) -> set[str]:
-    """The RPCs that the daemon has answered."""
-    lines = (daemon.folder / "log").read_text(errors="replace").splitlines()
-    messages = [json.loads(line)["message"] for line in lines if '"crisp.rpc"' in line]
-    return {message.removesuffix(" OK") for message in messages if message.endswith(" OK")}
+def answered(daemon: Daemon, *rpcs: str) -> int:
+    """How many calls of these the daemon has answered, as it counts them."""
+    with urllib.request.urlopen(f"http://{daemon.metrics}/metrics") as answer:
+        families = text_string_to_metric_families(answer.read().decode())
+    found: Counter[str] = Counter()
+    for sample in (sample for family in families for sample in family.samples):
+        if sample.name == "crisp_operations_total" and sample.labels["code"] == "OK":
+            found[sample.labels["rpc"]] += int(sample.value)
+    return sum(found[rpc] for rpc in rpcs)
+
+
+def stats_of(daemon: Daemon, pod: str) -> api.LinuxPodSandboxStats:
+    every = daemon.runtime.ListPodSandboxStats(api.ListPodSandboxStatsRequest()).stats
+    [found] = [each.linux for each in every if each.attributes.metadata.name == f"{pod}-crisp-node"]
+    assert isinstance(found, api.LinuxPodSandboxStats)
+    return found
 
 
 def test_the_summary_comes_from_the_cri_with_the_pods_network(kubelet: Kubelet, daemon: Daemon) -> None:
@@ -50,13 +74,21 @@ def test_the_summary_comes_from_the_cri_with_the_pods_network(kubelet: Kubelet, 
         return int(found[0].get("rootfs", {}).get("usedBytes", 0))
 
     wait_for(lambda: written() >= 4 << 20, "the writable layer", PATIENCE)
-    found = kubelet.summary(name)
-    assert found["containers"][0]["cpu"]["usageCoreNanoSeconds"] > 0
-    assert found["containers"][0]["memory"]["workingSetBytes"] > 0
-    assert found["cpu"]["usageCoreNanoSeconds"] > 0 and found["memory"]["workingSetBytes"] > 0
-    assert found["network"]["name"] == "eth0" and found["network"]["rxBytes"] >= 0
+    before, counted = stats_of(daemon, name), answered(daemon, *STATS)
+    found = [kubelet.summary(name) for _ in range(TIMES)][-1]
+    assert answered(daemon, *STATS) >= counted + TIMES
+    after = stats_of(daemon, name)
+    for figures, first, last in (
+        (found, before, after),
+        (found["containers"][0], before.containers[0], after.containers[0]),
+    ):
+        used = figures["cpu"]["usageCoreNanoSeconds"]
+        assert 0 < first.cpu.usage_core_nano_seconds.value <= used <= last.cpu.usage_core_nano_seconds.value
+        assert figures["memory"]["workingSetBytes"] > 0
+    assert found["network"]["name"] == "eth0"
+    sent = [each.network.default_interface.tx_bytes.value for each in (before, after)]
+    assert sent[0] <= found["network"]["txBytes"] <= sent[1]
     assert found["process_stats"]["process_count"] >= 1
-    assert asked(daemon) & {"ListPodSandboxStats", "StreamPodSandboxStats"}
     kubelet.delete(name)
 
 
@@ -69,24 +101,85 @@ def test_the_metrics_of_cadvisor_come_from_the_cri(kubelet: Kubelet, daemon: Dae
 
     of_the_pod = f'pod="{name}-crisp-node"'
     wait_for(lambda: of_the_pod in metrics(), "the metrics", PATIENCE)
-    found = [line for line in metrics().splitlines() if of_the_pod in line]
+    counted = answered(daemon, *METRICS)
+    found = [[line for line in metrics().splitlines() if of_the_pod in line] for _ in range(TIMES)][-1]
+    assert answered(daemon, *METRICS) >= counted + TIMES
     for family in ("container_cpu_usage_seconds_total", "container_memory_working_set_bytes", "container_network_"):
         assert any(line.startswith(family) for line in found), (family, found)
-    assert asked(daemon) & {"ListPodSandboxMetrics", "StreamPodSandboxMetrics"}
     kubelet.delete(name)
 
 
 def test_lists_are_streamed(kubelet: Kubelet, daemon: Daemon) -> None:
-    wait_for(lambda: {"StreamPodSandboxes", "StreamContainers"} <= asked(daemon), "the streams", PATIENCE)
+    streams = ("StreamPodSandboxes", "StreamContainers")
+    wait_for(lambda: all(answered(daemon, each) for each in streams), "the streams", PATIENCE)
 
 
-def test_an_end_that_nobody_asked_for_is_heard_of(kubelet: Kubelet, daemon: Daemon) -> None:
-    name = kubelet.apply(pod("ended", container("main", forever())))
+def test_kubelet_has_one_stream_of_events_and_hears_each(kubelet: Kubelet, daemon: Daemon) -> None:
+    def heard() -> float:
+        return kubelet.metrics()["kubelet_evented_pleg_connection_latency_seconds_count"]
+
+    name = kubelet.apply(pod("heard", container("main", forever())))
     kubelet.wait_ready(name)
-    [running] = [each for each in daemon.containers() if each.labels["io.kubernetes.pod.name"] == f"{name}-crisp-node"]
+    [running] = running_in(daemon, name)
+    before = heard()
     daemon.runtime.StopContainer(api.StopContainerRequest(container_id=running.id, timeout=0))
+    wait_for(lambda: any(running.id in line for line in relists_asked_for(kubelet)), "the end to be heard of", PATIENCE)
     wait_for(lambda: kubelet.container(name, "main").get("restartCount") == 1, "the container", PATIENCE)
+    wait_for(lambda: heard() >= before + 3, "the end, and a container made and started", PATIENCE)
+    found = kubelet.metrics()
+    assert found["kubelet_evented_pleg_connection_success_count_total"] == 1
+    assert found["kubelet_evented_pleg_connection_error_count_total"] == 0
+    kubelet.delete(name)
+
+
+def relists_asked_for(kubelet: Kubelet) -> list[str]:
+    return [line for line in kubelet.said() if "requested pod relist after container termination" in line]
+
+
+def running_in(daemon: Daemon, pod: str) -> list[api.Container]:
+    named = [each for each in daemon.containers() if each.labels["io.kubernetes.pod.name"] == f"{pod}-crisp-node"]
+    return [each for each in named if each.state == api.CONTAINER_RUNNING]
+
+
+def test_an_end_that_nobody_asked_for_is_found_by_listing_that_pod_alone(kubelet: Kubelet, daemon: Daemon) -> None:
+    manifests = [pod(f"ends-{n}", container("main", forever()), restartPolicy="Never") for n in range(ENDS)]
+    names = [kubelet.apply(each) for each in manifests]
+    for name in names:
+        kubelet.wait_ready(name)
+    found = []
+    for name in names:
+        [running] = running_in(daemon, name)
+        daemon.runtime.StopContainer(api.StopContainerRequest(container_id=running.id, timeout=0))
+        wait_for(lambda id=running.id: listing_before_the_end(kubelet, id), f"the end of {name}", PATIENCE)  # type: ignore[misc]
+        found.append(listing_before_the_end(kubelet, running.id))
+        if found[-1] == f'Relisting Pod" podUID="{running.labels["io.kubernetes.pod.uid"]}"':
+            break
+    else:
+        raise AssertionError(f"kubelet came across each of these ends: {found}")
+    kubelet.delete(*names)
+
+
+def listing_before_the_end(kubelet: Kubelet, id: str) -> str:
+    """What kubelet had just begun to list when it saw that container ``id`` has ended; empty if it did not yet."""
+    listing = ""
+    for line in kubelet.said():
+        if match := re.search(r'"GenericPLEG: (Relisting.*)$', line):
+            listing = match[1]
+        elif f'containerID="{id}"' in line and 'oldState="running" newState="exited"' in line:
+            return listing
+    return ""
+
+
+def test_init_containers_and_sidecars_run_before_the_others(kubelet: Kubelet) -> None:
+    init = [
+        container("init", shell("echo once")),
+        container("side", forever(), restartPolicy="Always"),
+    ]
+    name = kubelet.apply(pod("first", container("main", forever()), initContainers=init))
     kubelet.wait_ready(name)
+    assert kubelet.container(name, "init")["state"]["terminated"]["reason"] == "Completed"
+    assert kubelet.container(name, "init")["restartCount"] == 0
+    assert kubelet.container(name, "side")["ready"]
     kubelet.delete(name)
 
 

@@ -47,7 +47,8 @@ class Daemon:
     """``folder`` holds all that it has on disk. ``pool`` is the number of blank pods it keeps,
     ``failpoints`` what it is started with, as in the variable; None is a daemon without any.
     ``plant`` is Python that is executed in it before it begins. With a ``launcher`` it starts
-    in half the time, else exactly as an operator's does. ``settings`` are lines of its file."""
+    in half the time, else exactly as an operator's does. ``settings`` are lines of its file;
+    ``metrics`` is where it serves them."""
 
     def __init__(
         self,
@@ -58,14 +59,15 @@ class Daemon:
         plant: str = "",
         launcher: Launcher | None = None,
         settings: str = "",
+        metrics: str = "",
     ) -> None:
         self.folder, self.root, self.state = folder, folder / "root", folder / "state"
-        self.number = next(NETWORKS) % 250
+        self.number, self.metrics = next(NETWORKS) % 250, metrics
         self.failpoints, self.plant, self.launcher = failpoints, plant, launcher
         self.process: subprocess.Popen[bytes] | Forked | None = None
         self._channels: list[grpc.Channel] = []
         (folder / "config.toml").write_text(
-            f'{settings}listen = "unix://{folder}/crisp.sock"\nmetrics = ""\n'
+            f'{settings}listen = "unix://{folder}/crisp.sock"\nmetrics = "{metrics}"\n'
             f'root = "{self.root}"\nstate = "{self.state}"\n'
             f'[network]\nbridge = "crf{self.number}"\nsubnets = ["10.214.{self.number}.0/24"]\n'
             f'[registry]\nconfig_path = "{folder}/certs.d"\n[cni]\nconf_dir = "{folder}/cni"\n'

@@ -168,12 +168,15 @@ def check_went_on(daemon: Daemon, ids: dict[str, str]) -> None:
     assert daemon.fsck() == []
 
 
-def check_ends(stream: Iterator[object]) -> None:
-    """Whatever it has still, the stream ends as one whose server is gone."""
+def kill_within(stream: Iterator[object], daemon: Daemon) -> None:
+    """Whatever it has still, the stream ends as one whose server is gone: while our end of it is open."""
+    assert daemon.process is not None
+    daemon.process.kill()
     with pytest.raises(grpc.RpcError) as ended:
         for _ in stream:
             continue
     assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
+    daemon.reap()
 
 
 def test_a_subscriber_of_events_sees_its_stream_end_and_misses_nothing_of_the_next_one(daemon: Daemon) -> None:
@@ -183,8 +186,7 @@ def test_a_subscriber_of_events_sees_its_stream_end_and_misses_nothing_of_the_ne
     while (event := next(stream)).container_id != one or event.container_event_type != api.CONTAINER_STARTED_EVENT:
         continue
     _, two = count_in(daemon, "two")  # its events are under way
-    daemon.kill()
-    check_ends(stream)
+    kill_within(stream, daemon)
     daemon.start()
     check_went_on(daemon, {"one": one, "two": two})
     again = daemon.runtime.GetContainerEvents(api.GetEventsRequest(), timeout=PATIENCE)
@@ -222,8 +224,7 @@ def test_statistics_that_are_streamed_end_with_the_daemon_and_are_told_by_the_ne
         pods = {name: count_in(daemon, name) for name in ("one", "two")}
         stream = getattr(daemon.runtime, rpc)(asked, timeout=PATIENCE)
         next(stream)
-        daemon.kill()
-        check_ends(stream)
+        kill_within(stream, daemon)
         daemon.plant = ""
         daemon.start()
         check_went_on(daemon, {name: container for name, (_, container) in pods.items()})

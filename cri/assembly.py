@@ -32,6 +32,7 @@ from cri.profiles import Profiles
 from cri.root_lock import RootLock, StateLock
 from cri.settings import Settings, check_supported, instance
 from cri.settings_values import seconds_of
+from cri.spares import Spares
 from cri.state.database import Database
 from cri.state.images import ImageTable
 from cri.state.journal import Operations
@@ -78,6 +79,7 @@ async def build(settings: Settings, undo: contextlib.AsyncExitStack, *, looking:
     if looking:
         return host
     await host.trash.open()
+    host.spares.open()
     await serve_metrics(host, undo)
     await serve_streams(host, undo)
     return host
@@ -125,6 +127,7 @@ async def build_host(settings: Settings, root: Path, state: Path, undo: contextl
         tasks=tasks,
         sweeper=Sweeper(layout),
         layers=Layers(lambda id: root / "containers" / id, tasks),
+        spares=Spares(root / "spares", tasks),
         trash=Trash(str(root / "trash"), supervisor, tasks.spawn, TRASH_DELAY),
     )
 

@@ -31,6 +31,7 @@ from cri.rpc.messages import container, pod_sandbox, pod_sandbox_status, status_
 from cri.rpc.metric_messages import MetricMessages
 from cri.rpc.stats_messages import StatsMessages
 from cri.settings import Settings
+from cri.spares import Spares
 from cri.state.journal import Operations
 from cri.state.meta import Meta
 from cri.state.records import ContainerRecord, SandboxRecord
@@ -157,6 +158,7 @@ class Host:
     sweeper: Sweeper
     layers: Layers
     trash: Trash
+    spares: Spares
     pool: Pool = field(init=False)
     offers: Offers | None = None
     sockets: Sockets = field(default_factory=Sockets)

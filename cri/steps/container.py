@@ -23,8 +23,9 @@ from cri.host import Host, LivePod, PlannedContainer, PlannedInit, Started
 from cri.plan.container import ContainerPlan, plan_in_force, start_request
 from cri.plan.document import decode, dump_json
 from cri.plan.resources import plan_resources
+from cri.spares import FOLDERS
 from cri.state.records import ContainerRecord, ContainerState
-from cri.steps.files import make_directory, remove_tree, write_file
+from cri.steps.files import make_directory, write_file
 from cri.steps.sandbox import remove_cgroup
 from proto import api_pb2 as api
 from runtime.cgroups import kill as cgroup_kill
@@ -41,27 +42,30 @@ LOG = logging.getLogger("crisp.steps")
 
 
 class MakeContainerDirectories(msgspec.Struct, frozen=True, tag="make_container_directories"):
-    """The writable layer (``path``, below root) and the bundle (below the pod's directory), with what is planned."""
+    """The writable layer (``path``, below root) and the OCI document (``config``, in the pod's directory)."""
 
     container: str
     path: str
-    bundle: str
+    config: str
     volumes: tuple[str, ...]
     name = "make_container_directories"
 
     def describe(self) -> str:
-        return f"make the writable layer {self.path} and {self.bundle}/config.json"
+        return f"make the writable layer {self.path} and {self.config}"
 
     async def apply(self, host: Host) -> None:
-        os.mkdir(self.path, 0o700)
-        for folder in (f"{self.path}/upper", f"{self.path}/work", *self.volumes):
+        if not host.spares.take(self.path):
+            os.mkdir(self.path, 0o700)
+            for folder in FOLDERS:
+                make_directory(f"{self.path}/{folder}")
+        for folder in self.volumes:
             make_directory(folder)
-        os.mkdir(self.bundle, 0o700)
-        write_file(f"{self.bundle}/config.json", host.planned[self.container].document)
+        write_file(self.config, host.planned[self.container].document)
 
     async def undo(self, host: Host) -> None:
         await host.trash.throw(self.path)
-        remove_tree(self.bundle)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.config)
 
 
 class MakeContainerCgroup(msgspec.Struct, frozen=True, tag="make_container_cgroup"):
@@ -261,9 +265,9 @@ async def forget_container(monitor: MonitorClient, container: str, seconds: floa
 def plan_create_steps(plan: ContainerPlan, pod_directory: str) -> tuple[ContainerStep, ...]:
     """What CreateContainer makes; undone in reverse it is the container's removal."""
     volumes = tuple(volume["source"] for volume in plan.volumes)
-    bundle = f"{pod_directory}/containers/{plan.id}"
+    config = f"{pod_directory}/containers/{plan.id}.json"
     places = (
-        MakeContainerDirectories(plan.id, plan.directory, bundle, volumes),
+        MakeContainerDirectories(plan.id, plan.directory, config, volumes),
         MakeContainerCgroup(plan.id, plan.cgroup, plan.resources),
     )
     # Filling volumes takes as long as all else together, and a target may have ended before the start.

@@ -34,8 +34,7 @@ async def test_a_created_container_has_its_places_and_runs_nothing_of_the_image(
     record = crisp.host.store.containers.get(id)
     assert (record.state, record.pid, record.started_at) == (ContainerState.CREATED, 0, 0)
     assert sorted(os.listdir(crisp.host.container_directory(id))) == ["upper", "work"]
-    bundle = Path(crisp.host.pod_directory(sandbox), "containers", id)
-    document = json.loads((bundle / "config.json").read_text())
+    document = json.loads(Path(crisp.host.pod_directory(sandbox), "containers", f"{id}.json").read_text())
     assert document["process"]["args"] == ["echo", "hi"] and "A=1" in document["process"]["env"]
     assert [stage.step for stage in record.stages] == [
         "make_container_directories",

@@ -25,8 +25,8 @@ async def test_the_document_on_disk_is_the_plans(crisp: Crisp) -> None:
     sandbox = await crisp.run_pod()
     id = await crisp.create(sandbox)
     plan = decode(crisp.host.store.containers.get(id).plan, ContainerPlan)
-    bundle = Path(crisp.host.pod_directory(sandbox)) / "containers" / id
-    assert json.loads((bundle / "config.json").read_text()) == plan.spec
+    config = Path(crisp.host.pod_directory(sandbox)) / "containers" / f"{id}.json"
+    assert json.loads(config.read_text()) == plan.spec
     assert os.path.isdir(f"{plan.directory}/upper")
     assert tree.exists(crisp.host.layout, plan.cgroup)
 

@@ -60,15 +60,6 @@ class PlannedInit:
     rootfs: Rootfs
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedContainer:
-    """What the steps of a container's creation need and their undo does not, so that the journal need not keep
-    it: the text of ``config.json``; its init, None if none is to be prepared or could be written."""
-
-    document: bytes
-    init: PlannedInit | None
-
-
 class Started(NamedTuple):
     """A container's first process, and when it was started (ns since the epoch). ``oom_score_adj`` is the
     one that it has where that is not the one that was asked for."""
@@ -131,7 +122,8 @@ class LivePod:
 class Host:
     """``boot_id`` is this boot's; ``ready`` is set once recovery is over.
 
-    ``planned`` has what a container that is being created is made of,
+    ``planned`` holds the init of a container that is being created, None if none is to be prepared
+    or could be written,
     ``started`` what has been started until that is stored, ``users`` who an
     image's names are, ``readings`` what pods and containers use. ``offers`` is the streaming
     server, None until it listens; ``sockets`` makes sockets inside pods' networks. ``stopping``: RPCs that
@@ -168,7 +160,7 @@ class Host:
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     stopping: bool = False
     pods: dict[str, LivePod] = field(default_factory=dict)
-    planned: dict[str, PlannedContainer] = field(default_factory=dict)
+    planned: dict[str, PlannedInit | None] = field(default_factory=dict)
     started: dict[str, Started] = field(default_factory=dict)
     users: dict[str, ResolvedUser] = field(default_factory=dict)
     encoded_sandboxes: EncodedList[SandboxRecord] = field(default_factory=lambda: EncodedList(pod_sandbox))

@@ -1,7 +1,7 @@
 """The documents that travel from a plan to the process that carries it out.
 
 ``Spec`` and what it holds is the OCI runtime specification (v1.2) as far as
-crisp fills it; it is kept on disk as ``config.json``. From a ``StartRequest``, an
+crisp fills it; it is kept in the record. From a ``StartRequest``, an
 ``ExecRequest`` or a ``SandboxRequest`` the daemon writes the script of a process
 (``runtime.init``, ``runtime.command``, ``runtime.pause``) and sends it to the monitor,
 with what the monitor itself has to know: ``ContainerBirth``, ``ExecBirth``,

@@ -31,7 +31,7 @@ POD, CONTAINER, NODE, TARGET = "pod", "container", "node", "target"
 MODES: dict[int, str] = {api.POD: POD, api.CONTAINER: CONTAINER, api.NODE: NODE, api.TARGET: TARGET}
 """NamespaceMode by the word that plans and the monitor use."""
 
-FOLDERS = ("ns", "shm", "files", "exits", "rootfs", "containers")
+FOLDERS = ("ns", "shm", "files", "exits", "rootfs")
 
 
 class SandboxIds(msgspec.Struct, frozen=True):

@@ -25,7 +25,7 @@ from cri.propagation import check_propagation
 from cri.state.journal import Operation
 from cri.state.records import ContainerRecord, ContainerState, SandboxRecord, SandboxState
 from cri.state.store import container_key
-from cri.steps.container import plan_create_steps, plan_parts
+from cri.steps.container import PrepareInit, plan_create_steps, plan_init
 from cri.timeline import to_records
 from cri.validate.container import PodFacts, validate_create_container
 from proto import api_pb2 as api
@@ -75,13 +75,14 @@ async def make_from_image(
         host.facts,
         read_device_facts(config),
     )
-    steps = plan_create_steps(plan, host.pod_directory(sandbox_id))
+    steps = plan_create_steps(plan)
 
     def finish(stages: list[Stage]) -> ContainerRecord:
         limits = read_in_force(plan.resources, host.layout, plan.cgroup)
         return record_created(config, plan, image, told_resources(config.linux.resources, limits), stages)
 
-    host.planned[id] = plan_parts(host, plan, image.record.layers, steps)
+    prepares = any(isinstance(step, PrepareInit) for step in steps)
+    host.planned[id] = plan_init(host, plan, image.record.layers) if prepares else None
     try:
         await intent.carry_out(host, operation, steps, finish)
     finally:

@@ -41,7 +41,7 @@ async def remove_container_now(host: Host, id: str) -> None:
     if record is None:
         return
     plan = decode(record.plan, ContainerPlan)
-    await intent.undo_all(host, "RemoveContainer", plan_create_steps(plan, host.pod_directory(record.sandbox_id)), [])
+    await intent.undo_all(host, "RemoveContainer", plan_create_steps(plan), [])
     await host.store.delete_container(record)
     pod = host.pods.get(record.sandbox_id)
     if pod is not None:

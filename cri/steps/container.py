@@ -15,17 +15,16 @@ import dataclasses
 import logging
 import os
 import time
-from collections.abc import Sequence
 
 import msgspec
 
-from cri.host import Host, LivePod, PlannedContainer, PlannedInit, Started
+from cri.host import Host, LivePod, PlannedInit, Started
 from cri.plan.container import ContainerPlan, plan_in_force, start_request
-from cri.plan.document import decode, dump_json
+from cri.plan.document import decode
 from cri.plan.resources import plan_resources
 from cri.spares import FOLDERS
 from cri.state.records import ContainerRecord, ContainerState
-from cri.steps.files import make_directory, write_file
+from cri.steps.files import make_directory
 from cri.steps.sandbox import remove_cgroup
 from proto import api_pb2 as api
 from runtime.cgroups import kill as cgroup_kill
@@ -42,16 +41,15 @@ LOG = logging.getLogger("crisp.steps")
 
 
 class MakeContainerDirectories(msgspec.Struct, frozen=True, tag="make_container_directories"):
-    """The writable layer (``path``, below root) and the OCI document (``config``, in the pod's directory)."""
+    """The writable layer (``path``, below root), and the directories of the image's volumes in it."""
 
     container: str
     path: str
-    config: str
     volumes: tuple[str, ...]
     name = "make_container_directories"
 
     def describe(self) -> str:
-        return f"make the writable layer {self.path} and {self.config}"
+        return f"make the writable layer {self.path}"
 
     async def apply(self, host: Host) -> None:
         if not host.spares.take(self.path):
@@ -60,12 +58,9 @@ class MakeContainerDirectories(msgspec.Struct, frozen=True, tag="make_container_
                 make_directory(f"{self.path}/{folder}")
         for folder in self.volumes:
             make_directory(folder)
-        write_file(self.config, host.planned[self.container].document)
 
     async def undo(self, host: Host) -> None:
         await host.trash.throw(self.path)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.config)
 
 
 class MakeContainerCgroup(msgspec.Struct, frozen=True, tag="make_container_cgroup"):
@@ -100,7 +95,7 @@ class PrepareInit(msgspec.Struct, frozen=True, tag="prepare_init"):
         return "prepare the container's first process"
 
     async def apply(self, host: Host) -> None:
-        pod, planned = host.pods.get(self.sandbox), host.planned[self.container].init
+        pod, planned = host.pods.get(self.sandbox), host.planned[self.container]
         if pod is None or planned is None:
             return
         try:
@@ -156,14 +151,6 @@ class StartInit(msgspec.Struct, frozen=True, tag="start_init"):
 
 
 ContainerStep = MakeContainerDirectories | MakeContainerCgroup | PrepareInit | StartInit
-
-
-def plan_parts(
-    host: Host, plan: ContainerPlan, layers: tuple[str, ...], steps: Sequence[ContainerStep]
-) -> PlannedContainer:
-    """What ``steps``, of ``plan_create_steps``, need beside themselves."""
-    prepares = any(isinstance(step, PrepareInit) for step in steps)
-    return PlannedContainer(dump_json(plan.spec), plan_init(host, plan, layers) if prepares else None)
 
 
 def plan_init(host: Host, plan: ContainerPlan, layers: tuple[str, ...]) -> PlannedInit | None:
@@ -262,12 +249,11 @@ async def forget_container(monitor: MonitorClient, container: str, seconds: floa
             await asyncio.sleep(0.005)
 
 
-def plan_create_steps(plan: ContainerPlan, pod_directory: str) -> tuple[ContainerStep, ...]:
+def plan_create_steps(plan: ContainerPlan) -> tuple[ContainerStep, ...]:
     """What CreateContainer makes; undone in reverse it is the container's removal."""
     volumes = tuple(volume["source"] for volume in plan.volumes)
-    config = f"{pod_directory}/containers/{plan.id}.json"
     places = (
-        MakeContainerDirectories(plan.id, plan.directory, config, volumes),
+        MakeContainerDirectories(plan.id, plan.directory, volumes),
         MakeContainerCgroup(plan.id, plan.cgroup, plan.resources),
     )
     # Filling volumes takes as long as all else together, and a target may have ended before the start.

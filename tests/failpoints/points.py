@@ -67,7 +67,7 @@ def sample_steps() -> tuple[Sequence[AnyStep], Sequence[AnyStep]]:
         facts,
         DeviceFacts(),
     )
-    return plan_steps(pod), plan_create_steps(container, pod.directory)
+    return plan_steps(pod), plan_create_steps(container)
 
 
 def creation(operation: str, steps: Sequence[AnyStep]) -> list[Point]:

@@ -97,10 +97,6 @@ def delete_the_exits(folder: Path) -> None:
     shutil.rmtree(folder / "exits")
 
 
-def delete_the_bundles(folder: Path) -> None:
-    shutil.rmtree(folder / "containers")
-
-
 def delete_all(folder: Path) -> None:
     unpin(folder)
     mount.umount2(str(folder / "shm"), mount.MNT_DETACH)
@@ -117,7 +113,6 @@ LOSSES: list[Callable[[Path], None]] = [
     replace_the_folder_of_pins_by_a_file,
     delete_the_socket,
     delete_the_exits,
-    delete_the_bundles,
     delete_all,
 ]
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
 
+from cri.plan.container import ContainerPlan
+from cri.plan.document import decode
 from cri.state.records import ContainerState
 from proto import api_pb2 as api
 from runtime.program import LAUNCH
@@ -34,7 +34,7 @@ async def test_a_created_container_has_its_places_and_runs_nothing_of_the_image(
     record = crisp.host.store.containers.get(id)
     assert (record.state, record.pid, record.started_at) == (ContainerState.CREATED, 0, 0)
     assert sorted(os.listdir(crisp.host.container_directory(id))) == ["upper", "work"]
-    document = json.loads(Path(crisp.host.pod_directory(sandbox), "containers", f"{id}.json").read_text())
+    document = decode(record.plan, ContainerPlan).spec
     assert document["process"]["args"] == ["echo", "hi"] and "A=1" in document["process"]["env"]
     assert [stage.step for stage in record.stages] == [
         "make_container_directories",
@@ -184,7 +184,6 @@ async def test_a_container_that_cannot_be_made_leaves_nothing(crisp: Crisp, step
     error = await refused(crisp, sandbox, crisp.container())
     assert error.code() is Code.RESOURCE_EXHAUSTED
     assert os.listdir(crisp.host.root / "containers") == []
-    assert os.listdir(Path(crisp.host.pod_directory(sandbox), "containers")) == []
     await crisp.create(sandbox)
 
 

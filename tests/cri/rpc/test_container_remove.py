@@ -20,7 +20,6 @@ async def test_a_running_container_is_killed_and_leaves_nothing(crisp: Crisp) ->
     assert id not in crisp.host.store.containers
     assert not os.path.exists(f"/proc/{pid}")
     assert not os.path.exists(crisp.host.container_directory(id))
-    assert not os.path.exists(f"{crisp.host.pod_directory(sandbox)}/containers/{id}.json")
     assert not any(
         os.path.isdir(f"{tree.mount}/crisp-{crisp.host.instance}/{sandbox}/{id}") for tree in crisp.host.layout.v1
     )

@@ -32,7 +32,7 @@ def test_an_empty_configuration_is_a_pod_with_everything_of_its_own(host: HostFa
     assert made.directory == f"/run/c/pods/{ID}"
     assert made.directories[0] == made.directory
     assert set(made.directories[1:]) == {
-        f"{made.directory}/{name}" for name in ("ns", "shm", "files", "exits", "rootfs", "containers")
+        f"{made.directory}/{name}" for name in ("ns", "shm", "files", "exits", "rootfs")
     }
     assert (made.shm, made.shm_size) == (f"{made.directory}/shm", 64 << 20)
     assert made.log_directory == ""

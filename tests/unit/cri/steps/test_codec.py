@@ -30,7 +30,7 @@ def test_a_containers_birth_survives_the_journal(pod: SandboxPlan, image: ImageC
     user = ResolvedUser(uid=0, gid=0, additionalGids=[], home="/root")
     config = api.ContainerConfig(command=["\u00fc", "\x7f"])
     plan = plan_container(config, pod, image, user, ContainerIds("c1", "/lib/c1"), host, DeviceFacts())
-    steps = (*plan_create_steps(plan, pod.directory), StartInit(pod.id, plan.id, plan.cgroup))
+    steps = (*plan_create_steps(plan), StartInit(pod.id, plan.id, plan.cgroup))
     assert decode(encode(steps)) == steps
 
 

@@ -23,7 +23,8 @@ import pytest_asyncio
 from cri import assembly
 from cri.fsck import fsck
 from cri.settings import Settings
-from tests.cri.harness import Crisp, settings_in, start
+from cri.state import journal
+from tests.cri.harness import Crisp, TrashOnDemand, settings_in, start
 
 HERE = Path(__file__).resolve().parent
 
@@ -65,13 +66,14 @@ def claim(number: int, undo: contextlib.ExitStack) -> bool:
 async def daemon(new_settings: Callable[[], Settings]) -> AsyncIterator[Crisp]:
     """A recovered daemon with the demo image."""
     async with contextlib.AsyncExitStack() as undo:
-        at_once = undo.enter_context(pytest.MonkeyPatch.context())
-        at_once.setattr(assembly, "TRASH_DELAY", 0.0)
+        patch = undo.enter_context(pytest.MonkeyPatch.context())
+        patch.setattr(assembly, "Trash", TrashOnDemand)
+        patch.setattr(journal, "FORGET_AFTER", 0.0)
         started = await start(new_settings(), undo)
         started.host.failpoints.enabled = True
         await started.import_demo_image()
         yield started
-        await started.settle()
+        await started.end_of_tasks()
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -80,5 +82,5 @@ async def crisp(daemon: Crisp) -> AsyncIterator[Crisp]:
     yield daemon
     daemon.host.failpoints.set("*", "off")
     await daemon.remove_all()
-    await daemon.settle()
+    await daemon.end_of_tasks()
     assert await fsck(daemon.host, repair=False) == []

@@ -26,6 +26,7 @@ from cri.settings import CniSettings, NetworkSettings, PoolSettings, RegistrySet
 from proto import api_pb2 as api
 from proto import api_pb2_grpc as rpc
 from runtime.cgroups import layout as cgroup_layout
+from runtime.images.trash import Trash
 
 
 async def _start_grpc() -> None:
@@ -109,6 +110,14 @@ async def start(settings: Settings, undo: contextlib.AsyncExitStack) -> Crisp:
     channel = grpc.aio.insecure_channel(settings.listen)
     undo.push_async_callback(channel.close, None)
     return Crisp(host, channel)
+
+
+class TrashOnDemand(Trash):
+    """Deletes when :meth:`Crisp.settle` asks for it. A worker for each container of each test takes
+    more time than the tests; what is left goes with the daemon's directory."""
+
+    def _begin(self) -> None:
+        pass
 
 
 @dataclass
@@ -241,7 +250,12 @@ class Crisp:
         return found[0]
 
     async def settle(self) -> None:
-        """Wait for what goes on in the background: deletions, measurements."""
+        """Wait for what goes on in the background, and for the trash to be emptied."""
+        await self.end_of_tasks()
+        await self.host.trash.empty()
+
+    async def end_of_tasks(self) -> None:
+        """Wait for what goes on in the background: measurements, removals."""
         await self.until(lambda: len(self.host.tasks) == 0, 30)
 
     async def remove_all(self) -> None:

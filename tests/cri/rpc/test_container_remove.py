@@ -25,6 +25,16 @@ async def test_a_running_container_is_killed_and_leaves_nothing(crisp: Crisp) ->
     )
 
 
+async def test_what_a_container_has_written_is_deleted_in_the_background(crisp: Crisp) -> None:
+    sandbox = await crisp.run_pod()
+    id = await crisp.run(sandbox)
+    await crisp.exec(id, "sh", "-c", "mkdir -p /a/b && echo x > /a/b/file && ln -s /etc /a/link")
+    await remove(crisp, id)
+    assert os.listdir(crisp.host.root / "trash") != []
+    await crisp.settle()
+    assert os.listdir(crisp.host.root / "trash") == []
+
+
 async def test_the_name_is_free_again_and_a_second_removal_is_fine(crisp: Crisp) -> None:
     sandbox = await crisp.run_pod()
     first = await crisp.run(sandbox)

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import secrets
+import select
 import uuid
 from collections.abc import AsyncIterator, Awaitable
 from typing import Any, TypeVar
@@ -59,6 +60,14 @@ class Played:
         self.client = MonitorClient(near, 42, 1000)
         self.scripts: list[bytes] = []
         """What came with the last request."""
+
+    async def take(self) -> tuple[Message, list[int]]:
+        """The next request, which the client may still have to send."""
+        while not select.select([self.far], [], [], 0)[0]:
+            await asyncio.sleep(0.001)
+        received = channel.receive(self.far)
+        assert received is not None
+        return received
 
     async def serve(self, call: Awaitable[T], result: Message, descriptors: int = 0) -> tuple[T, str, Message]:
         """What ``call`` returns when it is answered so, and the ``op`` and ``args`` that it sent."""
@@ -190,9 +199,7 @@ async def test_volumes_are_filled_before_the_start(played: Played) -> None:
     task = asyncio.ensure_future(played.client.start(asked))
     fill = {key: asked[key] for key in ("rootfs", "volumes", "cgroup")}
     for op, args, count in (("fill_volumes", fill, 0), ("start", None, 1)):
-        await asyncio.sleep(0.01)
-        received = channel.receive(played.far)
-        assert received is not None
+        received = await played.take()
         assert (received[0]["op"], len(received[1])) == (op, count)
         assert args is None or received[0]["args"] == args
         channel.close_all(received[1])

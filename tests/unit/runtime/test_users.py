@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -173,10 +172,8 @@ def test_what_is_no_regular_file_is_refused_at_once(image: ImageRoot, kind: str)
     else:
         path.symlink_to("/pipe")
         os.mkfifo(image.path / "pipe")
-    began = time.monotonic()
-    with pytest.raises(FailedPrecondition, match="no regular file"):
+    with pytest.raises(FailedPrecondition, match="no regular file"):  # whoever opens a fifo waits for a writer
         image.resolve("root")
-    assert time.monotonic() - began < 1
 
 
 def test_a_file_larger_than_the_bound_is_refused(image: ImageRoot) -> None:

@@ -213,10 +213,17 @@ def test_a_daemon_that_never_serves_is_not_waited_for_without_end(monkeypatch: p
 
 def test_a_daemon_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch, state: Path) -> None:
     monkeypatch.setattr(demo, "STOP_WAIT", 0.1)
-    monkeypatch.setattr(demo, "wait_socket", lambda path, daemon: time.sleep(0.3))
-    stubborn = [sys.executable, "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)"]
-    with demo.serving(stubborn, Settings()):
+    ready = state / "ready"
+
+    def wait_ready(path: str, daemon: subprocess.Popen[bytes]) -> None:
+        while not ready.exists():
+            time.sleep(0.01)
+
+    monkeypatch.setattr(demo, "wait_socket", wait_ready)
+    script = "import signal, sys; signal.signal(15, signal.SIG_IGN); open(sys.argv[1], 'w'); signal.pause()"
+    with demo.serving([sys.executable, "-W", "ignore", "-c", script, str(ready)], Settings()) as daemon:
         pass
+    assert daemon.returncode == -signal.SIGKILL
 
 
 def test_without_root_it_says_so(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import msgspec
 import pytest
 
 from cri.state.database import Database
-from cri.state.journal import FORGET_AFTER, Operation, Operations
+from cri.state.journal import Operation, Operations
 from cri.state.store import Store, sandbox_key
 from cri.tasks import Tasks
 from runtime.errors import AlreadyExists, HostFault
@@ -20,8 +21,13 @@ KEY = sandbox_key("web", "default", "u", 0)
 
 
 @pytest.fixture
-def operations(store: Store) -> Operations:
-    return Operations(store, Tasks())
+def tasks() -> Tasks:
+    return Tasks()
+
+
+@pytest.fixture
+def operations(store: Store, tasks: Tasks) -> Operations:
+    return Operations(store, tasks)
 
 
 class Work:
@@ -30,13 +36,14 @@ class Work:
     def __init__(self, store: Store, fails: bool = False) -> None:
         self.store = store
         self.fails = fails
-        self.gate = asyncio.Event()
+        self.begun, self.gate = asyncio.Event(), asyncio.Event()
         self.calls = 0
 
     async def __call__(self, operation: Operation) -> None:
         self.calls += 1
         record = msgspec.structs.replace(sandbox(), id=operation.object_id)
         await self.store.commit(puts=[record], begin=operation.record(b"[]"))
+        self.begun.set()
         await self.gate.wait()
         if self.fails:
             await self.store.commit(deletes=[record])
@@ -50,14 +57,21 @@ def request(
     return asyncio.ensure_future(operations.run(KEY, "sandbox", digest, work))
 
 
-async def settle() -> None:
-    await asyncio.sleep(0.02)
+async def until(holds: Callable[[], object]) -> None:
+    async with asyncio.timeout(30):
+        while not holds():
+            await asyncio.sleep(0.001)
+
+
+async def cancel(caller: asyncio.Future[Any]) -> None:
+    caller.cancel()
+    await asyncio.wait([caller])
 
 
 async def test_the_identical_request_joins_the_one_in_flight(store: Store, operations: Operations) -> None:
     work = Work(store)
     first, second = request(operations, work), request(operations, work)
-    await settle()
+    await work.begun.wait()
     work.gate.set()
     assert await first == await second == store.holder(KEY)
     assert work.calls == 1
@@ -66,11 +80,10 @@ async def test_the_identical_request_joins_the_one_in_flight(store: Store, opera
 async def test_the_work_outlives_a_cancelled_caller_and_its_retry_joins(store: Store, operations: Operations) -> None:
     work = Work(store)
     first = request(operations, work)
-    await settle()
-    first.cancel()
-    await settle()
+    await work.begun.wait()
+    await cancel(first)
     second = request(operations, work)
-    await settle()
+    await asyncio.sleep(0)
     assert operations.unfinished() == []
     work.gate.set()
     assert operations.in_flight(await second) is False
@@ -92,14 +105,14 @@ async def test_a_delivered_request_is_refused(database: Database, store: Store, 
     operations.delivered(KEY)
     with pytest.raises(AlreadyExists, match=id):
         await request(operations, work)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while (await Store.open(database)).operations:
             await asyncio.sleep(0.02)
     operations.delivered(KEY)
 
 
 async def test_a_name_taken_again_keeps_its_new_operation(
-    database: Database, store: Store, operations: Operations
+    database: Database, store: Store, operations: Operations, tasks: Tasks
 ) -> None:
     work = Work(store)
     work.gate.set()
@@ -109,7 +122,8 @@ async def test_a_name_taken_again_keeps_its_new_operation(
     assert record is not None
     await store.delete_sandbox(record)
     again = await request(operations, work)
-    await asyncio.sleep(FORGET_AFTER * 1.5)
+    assert tasks.names() == ["forget delivered operations"]
+    await until(lambda: len(tasks) == 0)
     assert (await Store.open(database)).operations[KEY].object_id == again
 
 
@@ -118,7 +132,7 @@ async def test_another_request_for_a_name_in_flight_is_refused_with_its_id(
 ) -> None:
     work = Work(store)
     first = request(operations, work)
-    await settle()
+    await work.begun.wait()
     id = store.holder(KEY)
     assert id
     assert operations.in_flight(id)
@@ -139,7 +153,7 @@ async def test_another_request_does_not_adopt(store: Store, operations: Operatio
 async def test_a_failure_reaches_all_who_wait_and_frees_the_name(store: Store, operations: Operations) -> None:
     failing = Work(store, fails=True)
     first, second = request(operations, failing), request(operations, failing)
-    await settle()
+    await failing.begun.wait()
     failing.gate.set()
     for caller in (first, second):
         with pytest.raises(HostFault):
@@ -163,20 +177,20 @@ async def test_a_failure_after_the_client_left_is_logged(
 ) -> None:
     work = Work(store, fails=True)
     caller = request(operations, work)
-    await settle()
-    caller.cancel()
-    await settle()
-    work.gate.set()
+    await work.begun.wait()
+    await cancel(caller)
     with caplog.at_level(logging.WARNING):
-        await settle()
-    assert "failed after its client had left: mount: no" in caplog.text
+        work.gate.set()
+        await until(lambda: "failed after its client had left: mount: no" in caplog.text)
 
 
-async def test_after_a_restart_the_unfinished_is_owed_and_the_done_is_adopted(database: Database, store: Store) -> None:
-    before = Operations(store, Tasks())
+async def test_after_a_restart_the_unfinished_is_owed_and_the_done_is_adopted(
+    database: Database, store: Store, tasks: Tasks
+) -> None:
+    before = Operations(store, tasks)
     hanging = Work(store)
     lost = request(before, hanging)
-    await settle()
+    await hanging.begun.wait()
     done_key = sandbox_key("done", "default", "u", 0)
 
     async def make(operation: Operation) -> None:
@@ -193,9 +207,9 @@ async def test_after_a_restart_the_unfinished_is_owed_and_the_done_is_adopted(da
     assert await after.run(done_key, "sandbox", "d", make) == made
     await after.forget(KEY)
     assert after.unfinished() == []
-    lost.cancel()
+    await cancel(lost)
     hanging.gate.set()
-    await settle()
+    await until(lambda: len(tasks) == 0)
 
 
 async def test_a_single_flight_is_shared_and_then_done_again(operations: Operations) -> None:
@@ -208,21 +222,21 @@ async def test_a_single_flight_is_shared_and_then_done_again(operations: Operati
 
     first = asyncio.ensure_future(operations.join("pull busybox", pull))
     second = asyncio.ensure_future(operations.join("pull busybox", pull))
-    await settle()
-    first.cancel()
-    await settle()
+    await until(lambda: calls)
+    await cancel(first)
     gate.set()
     assert await second == 1
-    await settle()
+    await until(lambda: not operations._single)
     assert await operations.join("pull busybox", pull) == 2
 
 
-async def test_work_that_is_cancelled_at_the_end_of_the_daemon_cancels_who_waits(store: Store) -> None:
-    tasks = Tasks()
-    operations = Operations(store, tasks)
-    caller = request(operations, Work(store))
-    await settle()
-    assert await tasks.cancel_all(1.0) == []
+async def test_work_that_is_cancelled_at_the_end_of_the_daemon_cancels_who_waits(
+    store: Store, operations: Operations, tasks: Tasks
+) -> None:
+    work = Work(store)
+    caller = request(operations, work)
+    await work.begun.wait()
+    assert await tasks.cancel_all(30) == []
     with pytest.raises(asyncio.CancelledError):
         await caller
 

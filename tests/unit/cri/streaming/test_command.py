@@ -85,13 +85,23 @@ async def test_what_was_written_before_the_end_is_delivered_at_the_clients_pace(
 
 
 async def test_whoever_holds_the_pipes_after_the_end_is_waited_for_a_little(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "DRAIN", 0.2)
+    monkeypatch.setattr(command, "DRAIN", 60)
     client = Client()
     run = Command(client)
     run.ended.set_result(0)
     await asyncio.sleep(0.05)
     await run.far[0].write(b"late")
     assert await client.stdout.read() == b"late"
+    assert not run.task.done()
+    for far in run.far:
+        far.close()
+    assert await run.result() == 0
+
+
+async def test_whoever_holds_the_pipes_and_says_nothing_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "DRAIN", 0.05)
+    run = Command(Client())
+    run.ended.set_result(0)
     assert await run.result() == 0
 
 
@@ -169,7 +179,7 @@ async def test_a_client_that_cuts_one_output_off_does_not_stop_the_command() -> 
     client = Client(stderr=True)
     run = Command(client)
     client.stdout.reset()
-    await asyncio.wait_for(run.far[0].write(bytes(2_000_000)), 5)
+    await asyncio.wait_for(run.far[0].write(bytes(2_000_000)), 10)
     await run.far[1].write(b"goes on")
     assert await client.stderr.read() == b"goes on"
     client.leave()
@@ -225,7 +235,7 @@ async def test_a_result_that_ends_it_at_once_waits_for_nobody() -> None:
     )
     await asyncio.sleep(0.01)
     ended.set_result("took no byte")
-    assert list(await asyncio.wait_for(carrying, 1)) == ["took no byte"]
+    assert list(await asyncio.wait_for(carrying, 10)) == ["took no byte"]
     source.close()
     os.close(writes)
 
@@ -236,16 +246,16 @@ async def test_a_client_that_makes_progress_is_seen_to_by_a_byte_now_and_then(mo
     run = Command(client, watched=True)
     sent = os.urandom(300_000)
     await run.far[0].write(sent)
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.1)  # with it comes the sign for the first 1000 bytes
     before = waiting(run.far[0])  # a write is on its way, and the rest is in the pipe
     assert before > 10_000
     await asyncio.sleep(0.1)
     assert waiting(run.far[0]) == before  # nothing is taken, nothing is read
     seen = b""
-    for _ in range(5):
+    for left in range(before - 1, before - 6, -1):
         seen += await client.stdout.incoming.get(1)
-        await asyncio.sleep(0.05)
-    assert before - 6 <= waiting(run.far[0]) <= before - 4
+        while waiting(run.far[0]) != left:
+            await asyncio.sleep(0.001)
     run.far[0].close()
     run.far[1].close()
     run.ended.set_result(0)

@@ -7,7 +7,7 @@ import contextlib
 import os
 import socket
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
@@ -60,10 +60,12 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
         await writer.wait_closed()
 
 
-def unused_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
+@contextlib.contextmanager
+def silent_port() -> Iterator[int]:
+    """A port on which nobody listens, and nobody else can begin to."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
 
 
 async def test_bytes_go_both_ways_and_each_half_ends_by_itself(session: Session) -> None:
@@ -157,9 +159,11 @@ async def test_a_reset_of_one_ends_neither_the_session_nor_the_others(session: S
 
 async def test_a_client_that_cuts_a_connection_off_resets_it_at_the_server(session: Session) -> None:
     seen: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
+    arrived = asyncio.Event()
 
     async def watch(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readexactly(5)
+        arrived.set()
         try:
             await reader.read()
             seen.set_result(None)
@@ -170,7 +174,7 @@ async def test_a_client_that_cuts_a_connection_off_resets_it_at_the_server(sessi
     async with serving(watch) as port:
         data, _ = session.client.open(port)
         await data.write(b"hello")
-        await asyncio.sleep(0.05)
+        await arrived.wait()
         data.reset()
         assert isinstance(await seen, ConnectionResetError)
 
@@ -209,9 +213,9 @@ async def test_an_ipv6_server_is_found_when_nobody_listens_on_ipv4(session: Sess
 
 
 async def test_nobody_listening_is_said_on_the_error_stream_alone(session: Session) -> None:
-    port = unused_port()
-    data, error = session.client.open(port)
-    said = (await error.read_all()).decode()
+    with silent_port() as port:
+        data, error = session.client.open(port)
+        said = (await error.read_all()).decode()
     assert said.startswith(f"port-forward: nothing answers on port {port} in the pod: 127.0.0.1: connection refused")
     assert "::1: " in said
     assert await data.read_all() == b""
@@ -258,7 +262,7 @@ async def test_the_end_of_the_pod_or_of_the_client_cuts_all_connections_off() ->
                 session.client.leave()
             else:
                 session.ended.set_result(None)
-            await asyncio.wait_for(session.task, 5)
+            await asyncio.wait_for(session.task, 10)
             with pytest.raises(StreamReset):
                 await data.read()
 
@@ -277,6 +281,6 @@ async def test_a_connection_that_is_being_made_ends_with_the_session() -> None:
     data, _ = client.open(80)
     await began.wait()
     client.leave()
-    await asyncio.wait_for(serving, 5)
+    await asyncio.wait_for(serving, 10)
     with pytest.raises(StreamReset):
         await data.read()

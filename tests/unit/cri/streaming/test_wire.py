@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 
 import pytest
 
@@ -33,7 +33,7 @@ class Receiver:
         self.on_knock()
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def connected(idle: float = 60) -> AsyncIterator[tuple[Wire, Receiver, socket.socket]]:
     """A wire with its receiver, and the client's socket, which reads only when told."""
     loop = asyncio.get_running_loop()
@@ -69,14 +69,16 @@ async def read_all(client: socket.socket) -> bytes:
 
 
 async def fill(wire: Wire) -> int:
-    """Send until there is no room; how much it was."""
-    sent = 0
-    with pytest.raises(TimeoutError):
-        while True:
-            async with wire.turn():
-                await asyncio.wait_for(wire.room(), 0.05)
-                wire.send(b"", b"x" * 65536)
-                sent += 65536
+    """Send until there is no room and the kernel takes no more; how much it was."""
+    sent, taken = 0, -1
+    while taken != wire.taken():
+        taken = wire.taken()
+        with contextlib.suppress(TimeoutError):
+            while True:
+                async with wire.turn():
+                    await asyncio.wait_for(wire.room(), 0.05)
+                    wire.send(b"", b"x" * 65536)
+                    sent += 65536
     return sent
 
 
@@ -178,23 +180,41 @@ async def test_the_death_of_a_client_shows_by_the_signs_of_life(monkeypatch: pyt
 
 
 async def test_a_connection_on_which_nothing_moves_is_cut_off() -> None:
-    async with connected(idle=0.05) as (wire, receiver, client):
-        for _ in range(5):
-            await asyncio.sleep(0.02)
+    async with connected(idle=60) as (wire, receiver, client):
+        for _ in range(3):
+            wire._active -= 100
+            receiver.got.clear()
             client.send(b".")
-        assert not receiver.ends
+            await until(lambda: receiver.got)
+            wire._check_idle()
+            assert not receiver.ends
+        wire._active -= 100
+        wire._check_idle()
+        await soon(wire.wait_closed())
+        assert receiver.ends == ["nothing moved for 60 s"]
+
+
+async def test_it_is_looked_at_as_often_as_it_may_idle() -> None:
+    async with connected(idle=0.05) as (wire, receiver, _):
         await soon(wire.wait_closed())
         assert receiver.ends == ["nothing moved for 0.05 s"]
 
 
 async def test_a_slow_client_that_takes_bytes_is_not_idle() -> None:
-    async with connected(idle=0.5) as (wire, receiver, client):
+    async with connected(idle=60) as (wire, receiver, client):
         await fill(wire)
-        wire._active -= 10  # the last bytes of ours are long ago
-        for _ in range(12):
-            await asyncio.sleep(0.1)
-            assert await read(client, 100_000)
-        assert not receiver.ends
+        for _ in range(5):
+            wire._active -= 100  # the last bytes of ours are long ago
+            before = wire.taken()
+            while wire.taken() == before:
+                assert await read(client, 100_000)
+            wire._check_idle()
+            assert not receiver.ends
+        while not receiver.ends:  # what is on its way arrives first
+            wire._active -= 100
+            wire._check_idle()
+            await asyncio.sleep(0.001)
+        assert receiver.ends == ["nothing moved for 60 s"]
 
 
 async def test_after_the_end_a_client_that_talks_and_takes_nothing_is_cut_off() -> None:
@@ -209,18 +229,21 @@ async def test_after_the_end_a_client_that_talks_and_takes_nothing_is_cut_off() 
         await soon(wire.wait_closed())
 
 
-async def test_after_the_end_a_client_that_has_everything_may_finish_its_words(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(wires, "LINGER", 0.2)
-    monkeypatch.setattr(wires, "TICK", 0.01)
+async def test_after_the_end_a_client_that_has_everything_may_finish_its_words() -> None:
+    def pass_time() -> None:
+        wire._active -= 2 * wires.LINGER
+        wire._heard -= 2 * wires.LINGER
+
     async with connected() as (wire, _, client):
         wire.send(b"bye")
         wire.close()
         assert await read_all(client) == b"bye"
-        began = asyncio.get_running_loop().time()
-        while asyncio.get_running_loop().time() - began < 0.6:
+        for _ in range(3):
+            pass_time()
             client.send(b"still talking")
-            await asyncio.sleep(0.01)
-        assert not wire._transport.is_closing()
+            await until(lambda: wire._heard > asyncio.get_running_loop().time() - wires.LINGER)
+            wire._linger()
+            assert not wire._transport.is_closing()
+        pass_time()
+        wire._linger()
         await soon(wire.wait_closed())

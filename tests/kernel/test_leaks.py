@@ -254,7 +254,7 @@ def test_the_command_compares_with_a_file(stack: ExitStack, tmp_path: Path) -> N
 PLANTED_TEST = """
 import subprocess, pytest
 {mark}
-def test_something(): subprocess.run(["ip", "link", "add", "{name}", "type", "bridge"], check=True)
+def test_that_leaves_a_link(): subprocess.run(["ip", "link", "add", "{name}", "type", "bridge"], check=True)
 """
 
 

@@ -107,7 +107,7 @@ def walk(meaning: dict[Node, tuple[int, ...]], node: Node, fields: dict[int, int
             node = targets[0] if holds else targets[1]
 
 
-@given(st.randoms(use_true_random=False), st.integers(2, 900))
+@given(st.builds(random.Random, st.integers(0, 1 << 32)), st.integers(2, 900))
 def test_any_graph_decides_as_its_nodes_do(chance: random.Random, size: int) -> None:
     graph = Graph()
     meaning: dict[Node, tuple[int, ...]] = {graph.answer(action): (-2, action) for action in range(3)}

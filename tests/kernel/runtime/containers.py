@@ -5,6 +5,7 @@ The image is busybox, linked into a directory of layers.
 
 from __future__ import annotations
 
+import functools
 import os
 import select
 import shutil
@@ -69,6 +70,7 @@ def make_image(layer: Path) -> None:
     (layer / "tmp").mkdir(mode=0o777)
 
 
+@functools.cache
 def _libraries(program: str) -> list[str]:
     listed = subprocess.run(["ldd", program], capture_output=True, text=True, check=False).stdout
     return [word for word in listed.split() if word.startswith("/")]

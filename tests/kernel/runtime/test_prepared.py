@@ -5,46 +5,25 @@ from __future__ import annotations
 import os
 import signal
 import struct
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from runtime import exits, prepared
+from runtime import prepared
 from runtime.errors import AlreadyExists, FailedPrecondition, HostFault, NotFound, StartRefused
 from runtime.linux.capabilities import mask
 from runtime.linux.numbers import NUMBERS
 from runtime.program import LAUNCH
 from tests.descriptors import open_descriptors
+from tests.kernel.runtime.conftest import Clock
 from tests.kernel.runtime.containers import DEFAULT_CAPABILITIES, Image, needs_busybox
-from tests.kernel.runtime.driven import Driven, cgroups, driven
+from tests.kernel.runtime.driven import Driven, cgroups
+from tests.kernel.runtime.starts import ONE, answer, exit_of, log_of, logged, request
 
 pytestmark = needs_busybox
 
-ONE = {"container": "one"}
 ALLOW = struct.pack("=HBBI", 0x06, 0, 0, 0x7FFF0000)
 DEFAULT_MASK = mask(DEFAULT_CAPABILITIES)
-
-
-@pytest.fixture
-def image(tmp_path: Path) -> Image:
-    (tmp_path / "image").mkdir()
-    return Image(tmp_path / "image")
-
-
-@pytest.fixture
-def pod(tmp_path: Path) -> Iterator[Driven]:
-    (tmp_path / "pod").mkdir()
-    with driven(tmp_path / "pod") as made:
-        yield made
-
-
-def request(image: Image, *args: str, **changes: Any) -> Any:
-    process = changes.pop("process", {})
-    made: Any = image.request(*args, **process)
-    made.update({**ONE, "log_path": str(image.path / "one.log"), **changes})
-    return made
 
 
 def waiting(pod: Driven) -> int:
@@ -59,22 +38,16 @@ def wait_state(pod: Driven, pid: int, state: str) -> None:
     pod.turn_until(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].startswith(state))
 
 
-def exit_of(pod: Driven) -> Any:
-    record = pod.event("exit")["record"]
-    assert exits.read_exit(f"{pod.directory}/exits/one.json") == record
-    return record
-
-
 def test_nothing_of_it_is_told_or_executed_before_its_release(pod: Driven, image: Image) -> None:
     pod.do("prepare", request(image, "sh", "-c", "echo ran; exit 3"))
     pid = waiting(pod)
     assert os.path.samefile(f"/proc/{pid}/exe", LAUNCH)
     assert pod.do("hello")["containers"] == {}
-    assert (image.path / "one.log").read_bytes() == b""
+    assert log_of(image).read_bytes() == b""
     started = pod.do("release", ONE)
     assert started["pid"] == pid
     assert exit_of(pod)["code"] == 3
-    assert (image.path / "one.log").read_bytes().endswith(b"stdout F ran\n")
+    assert logged(image) == "ran\n"
     assert pod.monitor.pod.prepared == {}
 
 
@@ -115,7 +88,7 @@ def test_a_terminal_is_made_before_the_release_and_used_after_it(pod: Driven, im
     waiting(pod)
     pod.do("release", ONE)
     assert exit_of(pod)["code"] == 0
-    assert b"stdout F /dev/pts/0" in (image.path / "one.log").read_bytes()
+    assert logged(image) == "/dev/pts/0\r\n"
 
 
 def test_what_is_discarded_is_gone_when_that_is_answered(pod: Driven, image: Image) -> None:
@@ -193,20 +166,22 @@ def test_one_that_somebody_has_stopped_goes_on_when_it_is_released(pod: Driven, 
     assert exit_of(pod)["code"] == 0
 
 
-def test_it_does_not_wait_for_ever(pod: Driven, image: Image, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prepared, "SECONDS", 0.5)
+def test_it_does_not_wait_for_ever(pod: Driven, image: Image, clock: Clock) -> None:
     pod.do("prepare", request(image, "true"))
-    (pid,) = pod.monitor.pod.children._children
+    pid = waiting(pod)
+    clock.advance(prepared.SECONDS - 1)
+    assert pod.do("hello") and pod.monitor.pod.prepared
+    clock.advance(2)
     pod.turn_until(lambda: not pod.monitor.pod.prepared)
     assert not os.path.exists(f"/proc/{pid}")
 
 
-def test_what_was_released_is_left_alone_by_the_clock(
-    pod: Driven, image: Image, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(prepared, "SECONDS", 1.0)
-    pod.do("prepare", request(image, "sh", "-c", "sleep 1.5; exit 5"))
+def test_what_was_released_is_left_alone_by_the_clock(pod: Driven, image: Image, clock: Clock) -> None:
+    pod.do("prepare", request(image, "sh", "-c", "read x; exit 5", stdin=True))
     pod.do("release", ONE)
+    clock.advance(prepared.SECONDS + 1)
+    assert pod.do("hello")["containers"]["one"]["state"] == "running"
+    answer(pod, b"go\n")
     assert exit_of(pod)["code"] == 5
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,17 +12,11 @@ import pytest
 from runtime.errors import FailedPrecondition, Fault, InvalidArgument
 from runtime.pause import PAUSE
 from tests.descriptors import open_descriptors
-from tests.kernel.runtime.driven import SANDBOX, Driven, cgroups, driven
+from tests.kernel.runtime.driven import SANDBOX, Driven, cgroups
 
 pytestmark = pytest.mark.skipif(not os.path.exists(PAUSE), reason="needs runtime/pause: run `make install`")
 
 LINKS = {"network": "net", "ipc": "ipc", "uts": "uts", "pid": "pid"}
-
-
-@pytest.fixture
-def pod(tmp_path: Path) -> Iterator[Driven]:
-    with driven(tmp_path) as made:
-        yield made
 
 
 def made(pod: Driven, **changes: Any) -> tuple[int, dict[str, int], list[int]]:

@@ -271,17 +271,17 @@ async def test_changes_of_one_object_come_one_after_the_other(store: Store, oper
         return change
 
     changes = [asyncio.ensure_future(operations.change("k", "Update", "s1", work(each))) for each in range(3)]
-    await settle()
+    await until(lambda: seen)
     assert seen == ["s1 0"] and operations.in_flight("s1")
     changes[0].cancel()  # whoever asked has left, and it goes on
     gates[1].set()
-    await settle()
+    for _ in range(20):
+        await asyncio.sleep(0)
     assert seen == ["s1 0"]
     gates[0].set()
-    await settle()
     with pytest.raises(HostFault):
         await changes[1]
-    assert seen == ["s1 0", "s1 1", "s1 2"]
+    await until(lambda: seen == ["s1 0", "s1 1", "s1 2"])
     gates[2].set()
     await changes[2]
     assert not operations.in_flight("s1")

@@ -237,7 +237,7 @@ def run(request: StartRequest) -> tuple[int, str]:
         return container.finish()
 
 
-def read_until(fd: int, wanted: bytes, seconds: float = 5) -> bytes:
+def read_until(fd: int, wanted: bytes, seconds: float = 30) -> bytes:
     """What ``fd`` gives until ``wanted`` is in it."""
     found = b""
     while wanted not in found:

@@ -21,7 +21,7 @@ from runtime.program import LAUNCH, open_program
 from runtime.spec import CgroupDirs
 
 NOWHERE: CgroupDirs = {"v1": [], "v2": None}
-SECONDS = 20.0
+SECONDS = 30.0
 
 SANDBOX: dict[str, Any] = {
     "namespaces": ["network", "ipc", "uts"],
@@ -203,7 +203,7 @@ def _remove(path: Path) -> None:
     for below in path.iterdir():
         if below.is_dir():
             _remove(below)
-    end = time.monotonic() + 5
+    end = time.monotonic() + 30
     while True:
         try:
             path.rmdir()

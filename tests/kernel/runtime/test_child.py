@@ -264,7 +264,7 @@ def test_a_process_waits_until_it_is_released_and_for_nothing_else(word: bytes, 
     with pytest.raises(TimeoutError):
         report.settimeout(0.1)
         report.recv(1)
-    report.settimeout(5)
+    report.settimeout(30)
     report.send(word) if word else report.shutdown(socket.SHUT_WR)
     _, found = wait_report(script, report)
     assert found is None if fault is None else isinstance(found, fault)

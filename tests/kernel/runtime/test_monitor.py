@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -100,7 +99,7 @@ def test_only_so_many_exited_containers_are_remembered(pod: Driven, monkeypatch:
 
 def connect(directory: Path) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    sock.settimeout(5)
+    sock.settimeout(30)
     sock.connect(str(directory / "monitor.sock"))
     return sock
 
@@ -112,8 +111,7 @@ def test_containers_outlive_the_daemon_and_the_next_one_finds_them(pod: Driven) 
     pod.monitor.loop.turn(1)
     assert not pod.monitor.loop.stopped
     os.kill(pid, signal.SIGKILL)  # it ends while nobody is there
-    end = time.monotonic() + 5
-    while not (pod.directory / "exits/one.json").exists() and time.monotonic() < end:
+    while not (pod.directory / "exits/one.json").exists():
         pod.monitor.loop.turn(0.05)
     pod._near = connect(pod.directory)
     pod._near.setblocking(False)
@@ -213,7 +211,7 @@ def test_a_fault_of_its_own_is_noted_and_survived(pod: Driven) -> None:
 
 def test_it_lives_until_the_pod_is_shut_down(tmp_path: Path) -> None:
     near, far = channel.pair()
-    near.settimeout(10)
+    near.settimeout(30)
     pid = os.fork()
     if pid == 0:
         near.close()

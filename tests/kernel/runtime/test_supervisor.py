@@ -65,7 +65,7 @@ class Pod:
         monitor.on_event(self.events.append)
 
     async def event(self, name: str) -> Message:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             while True:
                 for event in self.events:
                     if event["event"] == name:
@@ -87,7 +87,7 @@ async def a_pod(crew: Supervisor, directory: Path) -> AsyncIterator[Pod]:
 
 
 async def wait_until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         while not true():
             await asyncio.sleep(0.005)
 
@@ -154,7 +154,7 @@ async def test_containers_outlive_the_daemon_and_are_found_again(crew: Superviso
     directory.mkdir()
     first = await crew.fork_monitor("sandbox-one", str(directory))
     await first.sandbox({**SANDBOX, "namespaces": []})  # type: ignore[typeddict-item]
-    lines = "i=0; while [ $i -lt 300 ]; do echo line $i; i=$((i+1)); sleep 0.001; done; exit 5"
+    lines = "i=0; while [ $i -lt 200 ]; do echo line $i; i=$((i+1)); sleep 0.001; done; exit 5"
     await first.start(start(image, "sh", "-c", lines))
     first.close()  # what the kernel does when a daemon is killed
     await crew.close()
@@ -165,7 +165,7 @@ async def test_containers_outlive_the_daemon_and_are_found_again(crew: Superviso
     await wait_until(lambda: (directory / "exits/one.json").exists())
     assert (await monitor.hello())["containers"]["one"]["exit"]["code"] == 5
     logged = (image.path / "log/one.log").read_text().splitlines()
-    assert [line.split(" F ")[1] for line in logged] == [f"line {number}" for number in range(300)]
+    assert [line.split(" F ")[1] for line in logged] == [f"line {number}" for number in range(200)]
     await monitor.shutdown()
     await monitor.wait_closed()
     await other.close()
@@ -214,7 +214,7 @@ async def test_the_end_of_a_monitor_is_told_and_kills_what_it_held(crew: Supervi
             ended = asyncio.Event()
             pod.monitor.on_close(ended.set)
             os.kill(pod.monitor.pid, signal.SIGKILL)
-            await asyncio.wait_for(ended.wait(), 10)
+            await asyncio.wait_for(ended.wait(), 30)
             kill.kill(dirs)  # as the daemon does
             await wait_until(lambda: gone(pid))
             with pytest.raises(Unavailable):
@@ -323,7 +323,9 @@ async def test_a_worker_that_takes_too_long_is_killed(crew: Supervisor) -> None:
     await wait_until(lambda: children.read_text() == "")
 
 
-async def test_a_worker_that_dies_silently_is_told(crew: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_worker_that_dies_silently_is_told(
+    crew: Supervisor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     task = asyncio.get_running_loop().create_task(crew.run_worker("runtime.zygote:Zygote.serve", {}))
     with pytest.raises(Fault, match="no entry"):
         await task
@@ -331,7 +333,7 @@ async def test_a_worker_that_dies_silently_is_told(crew: Supervisor, monkeypatch
     real = supervisor._Reply
 
     class Killed(real):  # type: ignore[misc, valid-type]
-        """The worker is killed before it can say a word."""
+        """The worker is killed while it waits for the layer's first byte."""
 
         async def wait(self) -> Message:
             children = Path(f"/proc/{crew.zygote_pid}/task/{crew.zygote_pid}/children").read_text().split()
@@ -341,14 +343,12 @@ async def test_a_worker_that_dies_silently_is_told(crew: Supervisor, monkeypatch
             return await super().wait()  # type: ignore[no-any-return]
 
     monkeypatch.setattr(supervisor, "_Reply", Killed)
-    read, write = os.pipe()
+    (read, write), directory = os.pipe(), os.open(tmp_path, os.O_RDONLY)
+    args = {"disk_bytes": 1 << 20, "entries": 10, "stream_bytes": 1 << 20}
     with pytest.raises(Unavailable, match="ended without an answer"):
-        await crew.run_worker(
-            "runtime.images.worker:unpack", {"disk_bytes": 1, "entries": 1, "stream_bytes": 1}, [read, read]
-        )
+        await crew.run_worker("runtime.images.worker:unpack", args, [directory, read])
     assert kills
-    os.close(read)
-    os.close(write)
+    channel.close_all([read, write, directory])
 
 
 async def test_no_descriptor_is_left_after_a_hundred_forks(crew: Supervisor, tmp_path: Path) -> None:

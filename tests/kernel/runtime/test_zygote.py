@@ -25,7 +25,7 @@ class Daemon:
 
     def __init__(self, begin: Callable[[channel.Socket], Zygote]) -> None:
         self.near, far = channel.pair()
-        self.near.settimeout(20)
+        self.near.settimeout(30)
         self.pid = os.fork()
         if self.pid == 0:
             self.near.close()
@@ -60,7 +60,7 @@ def daemon() -> Iterator[Daemon]:
 
 def talk(descriptor: int) -> channel.Socket:
     sock = channel.Socket(fileno=descriptor)
-    sock.settimeout(20)
+    sock.settimeout(30)
     return sock
 
 
@@ -96,7 +96,7 @@ def test_it_forks_a_monitor_that_serves_and_ends(daemon: Daemon, tmp_path: Path)
 
 
 def wait_until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
+    end = time.monotonic() + 30
     while not true():
         assert time.monotonic() < end
         time.sleep(0.01)
@@ -230,7 +230,7 @@ def test_a_failed_rehearsal_is_said_and_survived(
 
 def test_main_serves_a_warm_zygote() -> None:
     near, far = channel.pair()
-    near.settimeout(20)
+    near.settimeout(30)
     pid = os.fork()
     if pid == 0:
         near.close()

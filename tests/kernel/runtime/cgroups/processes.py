@@ -65,7 +65,7 @@ def enter(found: CgroupDirs) -> None:
             file.write("0")
 
 
-def wait_for(condition: Callable[[], object], what: str, seconds: float = 5) -> None:
+def wait_for(condition: Callable[[], object], what: str, seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"

@@ -70,7 +70,7 @@ def test_a_v1_cgroup_that_forks_all_the_time_is_killed_whole(found: CgroupDirs) 
     with living_in(v1_of(found), body=breed):
         wait_for(lambda: len(kill.pids(pids_limit)) > 20, "it has many processes")
         kill.kill(v1_of(found))
-        wait_for(lambda: not kill.pids(pids_limit), "all are gone", 2)
+        wait_for(lambda: not kill.pids(pids_limit), "all are gone")
 
 
 @needs_v1

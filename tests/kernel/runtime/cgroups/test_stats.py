@@ -43,6 +43,7 @@ def open_files() -> int:
 
 
 def test_a_process_shows_in_the_figures_of_its_cgroup(path: str) -> None:
+    began = time.time_ns()
     with living_in(dirs(LAYOUT, path), body=work_and_hold), Sweeper(LAYOUT) as sweeper:
         wait_for(lambda: (sweeper.sweep([path])[path].cpu or 0) > 40_000_000, "CPU time is counted")
         usage = sweeper.sweep([path])[path]
@@ -53,7 +54,7 @@ def test_a_process_shows_in_the_figures_of_its_cgroup(path: str) -> None:
         assert (usage.page_faults or 0) > 0
         assert usage.oom_kills == 0
         assert usage.memory_limit is None
-        assert abs(usage.time - time.time_ns()) < 5_000_000_000
+        assert began <= usage.time <= time.time_ns()
         assert usage.cpu_pressure is not None or not os.path.exists(f"{LAYOUT.v2}/cpu.pressure")
 
 
@@ -103,19 +104,21 @@ def test_by_default_half_of_the_processes_descriptors_may_be_kept(path: str) -> 
         assert sweeper.descriptors == len(plan_files(LAYOUT))
 
 
-def test_a_sweep_of_two_hundred_cgroups_is_cheap(path: str) -> None:
+def test_a_sweep_of_two_hundred_cgroups_costs_less_than_to_open_their_files(path: str) -> None:
     paths = [f"{path}/{number}" for number in range(200)]
     for each in paths:
         tree.create(LAYOUT, each, "x")
     with Sweeper(LAYOUT, descriptors=4096) as sweeper:
         sweeper.sweep(paths)
-        costs = []
+        costs, opening = [], []
         for _ in range(5):
             began = time.process_time()
             assert len(sweeper.sweep(paths)) == 200
             costs.append(time.process_time() - began)
-    # Twice the aim of 30 ms: this has to hold on a slow machine, and under coverage.
-    assert min(costs) < 0.06
+            began = time.process_time()
+            assert all(read_usage(LAYOUT, each) for each in paths)
+            opening.append(time.process_time() - began)
+    assert min(costs) < min(opening), (costs, opening)
 
 
 def pure_v2(root: Path) -> Layout:

@@ -36,7 +36,7 @@ MARK = "CRISP_TEST_RUN"
 
 ROOT = Path(__file__).resolve().parent.parent
 OUR_WORDS = ("crisp", "zygote", str(ROOT))
-GRACE = float(os.environ.get("CRISP_LEAK_GRACE", "5"))
+GRACE = float(os.environ.get("CRISP_LEAK_GRACE", "20"))
 """Seconds in which the kernel may finish what it does after a process or a namespace ends."""
 
 KERNEL_THREAD = 0x00200000  # PF_KTHREAD, include/linux/sched.h
@@ -117,16 +117,28 @@ def describe_process(entry: str, before: Iterable[str], parent: int) -> str:
     if ancestor == pid or pid == str(os.getpid()):
         return ""
     command = read_nulls(pid, "cmdline")
-    if ancestor != str(parent) and (ancestor not in ("0", "1") or not looks_ours(pid, command)):
+    if ancestor != str(parent) and not is_our_orphan(pid, ancestor, command):
         return ""
     return f"{pid} {' '.join(command) or '(no command line)'}"[:200]
+
+
+def is_our_orphan(pid: str, ancestor: str, command: list[str]) -> bool:
+    """Whether this run has started ``pid``, whose parent has gone: ``ancestor`` has taken it in, init or
+    another process that does so (prctl(2), PR_SET_CHILD_SUBREAPER) and is no part of this run."""
+    if ancestor in ("0", "1"):
+        return looks_ours(pid, command)
+    return our_mark() in read_nulls(pid, "environ") and our_mark() not in read_nulls(ancestor, "environ")
+
+
+def our_mark() -> str:
+    return f"{MARK}={os.environ.get(MARK, '')}"
 
 
 def looks_ours(pid: str, command: list[str]) -> bool:
     """Whether an orphan was started by this run, as far as one can tell."""
     marks = [entry for entry in read_nulls(pid, "environ") if entry.startswith(f"{MARK}=")]
     if marks:
-        return marks == [f"{MARK}={os.environ.get(MARK, '')}"]
+        return marks == [our_mark()]
     if any(word in argument for word in OUR_WORDS for argument in command):
         return True
     with contextlib.suppress(OSError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 from network.host import HostNetwork
@@ -16,6 +17,8 @@ def test_a_host_network_pod_has_the_nodes_address_and_changes_nothing(host: Any)
     host.ip("link", "set", "up1", "up")
     host.ip("link", "set", "up0", "up")
     host.ip("route", "add", "default", "via", "172.20.0.1")
+    while "state UP" not in host.ip("link", "show", "up0") or "state UP" not in host.ip("link", "show", "up1"):
+        time.sleep(0.01)  # the kernel notices a moment later that both ends are there
     before = host.ip("-4", "address"), host.ip("route")
     thread = NetThread(host.enter)
 

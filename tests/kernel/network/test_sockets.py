@@ -24,8 +24,10 @@ def path_of(netns: Netns) -> str:
 async def test_a_socket_reaches_what_listens_inside_and_there_only(make_netns: Callable[[], Netns]) -> None:
     inside = make_netns()
     inside.ip("link", "set", "lo", "up")
+    silent = socket.socket()  # the same port outside, on which nobody listens
+    silent.bind(("127.0.0.1", 0))
     server = inside.open_socket()
-    server.bind(("127.0.0.1", 0))
+    server.bind(silent.getsockname())
     server.listen()
     made = Sockets()
     loop = asyncio.get_running_loop()
@@ -42,6 +44,7 @@ async def test_a_socket_reaches_what_listens_inside_and_there_only(make_netns: C
     finally:
         made.close()
         server.close()
+        silent.close()
 
 
 async def test_a_hundred_are_made_at_once(make_netns: Callable[[], Netns]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -132,7 +133,7 @@ def test_the_descriptors_stay_bounded_and_good(below: Tree, root: int) -> None:
 
 
 def test_a_very_deep_path_needs_no_deep_stack(below: Tree, root: int) -> None:
-    below.directory(b"/".join([b"d"] * 2000))
+    below.directory(b"/".join([b"d"] * (sys.getrecursionlimit() + 100)))
     tree.remove(root, b"d")
 
 
@@ -160,14 +161,14 @@ def test_files_links_and_nothing_are_removed(root: int, tmp_path: Path) -> None:
 
 
 def test_a_deep_tree_is_removed_with_few_descriptors(root: int, tmp_path: Path) -> None:
-    fd = os.dup(root)
-    for _ in range(3000):  # deeper than any path may be, or any stack
-        os.mkdir("d", dir_fd=fd)
-        below = os.open("d", os.O_RDONLY, dir_fd=fd)
+    fd, name = os.dup(root), "d" * 100
+    for _ in range(sys.getrecursionlimit() + 100):  # deeper than any stack, and than any path may be
+        os.mkdir(name, dir_fd=fd)
+        below = os.open(name, os.O_RDONLY, dir_fd=fd)
         os.close(fd)
         fd = below
     os.close(fd)
-    tree.remove(root, b"d")
+    tree.remove(root, name.encode())
     assert os.listdir(root) == []
 
 

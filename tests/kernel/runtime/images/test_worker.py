@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import array
 import asyncio
+import fcntl
 import gzip
 import hashlib
 import os
 import resource
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -101,14 +104,23 @@ async def test_a_tree_is_deleted_and_what_it_links_to_is_not(tmp_path: Path) -> 
 
 async def test_a_worker_that_is_cancelled_ends(layer: int) -> None:
     reader, writer = os.pipe()
+    os.write(writer, b"\0")
     async with asyncio.TaskGroup() as group:
         task = group.create_task(SubprocessRunner().run_worker(UNPACK, ARGS, [layer, reader]))
-        await asyncio.sleep(0.2)
+        while waiting(reader):  # until it reads
+            await asyncio.sleep(0.01)
         task.cancel()
     os.close(reader)
     with pytest.raises(BrokenPipeError):
         os.write(writer, b"x")  # nobody reads any more
     os.close(writer)
+
+
+def waiting(reader: int) -> int:
+    """Bytes in a pipe."""
+    found = array.array("i", [0])
+    fcntl.ioctl(reader, termios.FIONREAD, found)
+    return found[0]
 
 
 @pytest.fixture

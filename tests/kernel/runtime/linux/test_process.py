@@ -82,14 +82,15 @@ def test_an_error_that_is_no_refusal_is_raised() -> None:
 
 def test_a_child_that_cannot_join_is_not_left_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     refuse_clone3(monkeypatch, errno.EPERM)
-    no_cgroup = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
+
+    def work() -> None:
+        no_cgroup = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
         with pytest.raises(FileNotFoundError):
             process.fork_into(no_cgroup)
-    finally:
-        os.close(no_cgroup)
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+        with pytest.raises(ChildProcessError):
+            os.waitpid(-1, os.WNOHANG)
+
+    in_child(work)  # which has no other children
 
 
 def test_all_descriptors_but_some_are_closed() -> None:

@@ -41,6 +41,12 @@ GRACE = float(os.environ.get("CRISP_LEAK_GRACE", "20"))
 
 KERNEL_THREAD = 0x00200000  # PF_KTHREAD, include/linux/sched.h
 
+OTHERS_CGROUPS = re.compile(r"/(system|user|machine)\.slice(/|$)|\.(service|scope|mount|socket)(/|$)")
+OTHERS_MOUNTS = re.compile(
+    r"/run/(user|credentials|systemd|docker|containerd|snapd)/|/var/lib/(docker|containerd)/|/snap/"
+)
+"""Of the machine's service manager and of other runtimes, which begin and end things at any time."""
+
 Snapshot = dict[str, list[str]]
 
 
@@ -171,7 +177,8 @@ def list_mounts() -> Iterator[str]:
         left, _, right = line.partition(" - ")
         root, point = left.split()[3:5]
         kind, source = right.split()[:2]
-        yield f"{point} {kind} {root if kind == 'nsfs' else source}"
+        if not OTHERS_MOUNTS.match(point):
+            yield f"{point} {kind} {root if kind == 'nsfs' else source}"
 
 
 def list_network_namespaces() -> Iterator[str]:
@@ -203,7 +210,10 @@ def list_cgroups() -> Iterator[str]:
         top = left.split()[4]
         mine = next((path for names, path in own.items() if is_hierarchy(kind, names, options)), "/")
         parent = top + str(Path(mine).parent) if mine != "/" else ""
-        yield from walk_cgroups(top, skip=parent, keep=top + mine)
+        below = f"{top}{mine}/" if mine != "/" else "/dev/null"
+        for path in walk_cgroups(top, skip=parent, keep=top + mine):
+            if path.startswith(below) or not OTHERS_CGROUPS.search(path):
+                yield path
 
 
 def read_own_cgroups() -> Iterator[tuple[str, str]]:

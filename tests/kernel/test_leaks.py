@@ -231,6 +231,14 @@ def test_siblings_of_our_own_cgroup_are_not_ours(tmp_path: Path) -> None:
     ]
 
 
+def test_what_a_service_manager_begins_is_not_ours() -> None:
+    for path in ("/system.slice/apt-daily.service", "/user.slice/user-0.slice", "/init.scope", "/a/session-1.scope/x"):
+        assert leaks.OTHERS_CGROUPS.search(path)
+    for path in ("/kubepods.slice/pod1", "/crisp-1/service", "/slice/a"):
+        assert not leaks.OTHERS_CGROUPS.search(path)
+    assert leaks.OTHERS_MOUNTS.match("/run/user/0") and not leaks.OTHERS_MOUNTS.match("/run/crisp/pods/x/shm")
+
+
 def test_a_snapshot_of_what_has_not_changed_runs_no_program(monkeypatch: pytest.MonkeyPatch) -> None:
     before = leaks.snapshot()
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a program is run"))

@@ -25,6 +25,7 @@ from cri.fsck import fsck
 from cri.settings import Settings
 from cri.state import journal
 from tests.cri.harness import Crisp, TrashOnDemand, settings_in, start
+from tests.zygotes import leave_out_the_rehearsal
 
 HERE = Path(__file__).resolve().parent
 
@@ -35,6 +36,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.asyncio(loop_scope="module"), append=False)
             item.add_marker(pytest.mark.leaks("module"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_rehearsal() -> Iterator[None]:
+    """More than half of a daemon's start, and a hundred are started here."""
+    with pytest.MonkeyPatch.context() as patch:
+        leave_out_the_rehearsal(patch)
+        yield
 
 
 @pytest.fixture(scope="module")

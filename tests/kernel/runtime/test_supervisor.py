@@ -26,6 +26,7 @@ from runtime.supervisor import Supervisor
 from tests.descriptors import open_descriptors
 from tests.kernel.runtime.containers import Image, needs_busybox
 from tests.kernel.runtime.driven import SANDBOX, below, cgroups
+from tests.zygotes import leave_out_the_rehearsal
 
 pytestmark = [
     pytest.mark.skipif(not os.path.exists(PAUSE), reason="needs runtime/pause: run `make install`"),
@@ -37,10 +38,7 @@ pytestmark = [
 def no_rehearsal(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the measured tests need the zygote to be warm; the others start sooner without."""
     if "warm" not in request.fixturenames:
-        boot = supervisor._BOOT.replace("main(", "zygote.warm_up=lambda:None;zygote.main(")
-        monkeypatch.setattr(
-            supervisor, "_BOOT", boot.replace("from runtime.zygote import main", "from runtime import zygote")
-        )
+        leave_out_the_rehearsal(monkeypatch)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ without a failpoint; after each, nothing on the host belongs to no record.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -20,10 +21,11 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from cri import assembly
+from cri import assembly, intent
 from cri.fsck import fsck
 from cri.settings import Settings
 from cri.state import journal
+from runtime.cgroups import sampler
 from tests.cri.harness import Crisp, TrashOnDemand, settings_in, start
 from tests.zygotes import leave_out_the_rehearsal
 
@@ -36,6 +38,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.asyncio(loop_scope="module"), append=False)
             item.add_marker(pytest.mark.leaks("module"))
+
+
+@pytest.fixture
+def short_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rate covers a tenth of a second at least, instead of a whole one."""
+    monkeypatch.setattr(sampler, "MIN_INTERVAL", 100_000_000)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -78,6 +86,7 @@ async def daemon(new_settings: Callable[[], Settings]) -> AsyncIterator[Crisp]:
         patch = undo.enter_context(pytest.MonkeyPatch.context())
         patch.setattr(assembly, "Trash", TrashOnDemand)
         patch.setattr(journal, "FORGET_AFTER", 0.0)
+        patch.setattr(intent, "SETTLE_FIRST", 600.0)
         started = await start(new_settings(), undo)
         started.host.failpoints.enabled = True
         await started.import_demo_image()
@@ -87,8 +96,11 @@ async def daemon(new_settings: Callable[[], Settings]) -> AsyncIterator[Crisp]:
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def crisp(daemon: Crisp) -> AsyncIterator[Crisp]:
-    """The module's daemon; what the test leaves in it is removed."""
+    """The module's daemon; what the test leaves in it is removed. What is owed it tries again when it is asked."""
     yield daemon
+    for task in asyncio.all_tasks():
+        if task.get_name().startswith("settle "):
+            task.cancel()
     daemon.host.failpoints.set("*", "off")
     await daemon.remove_all()
     await daemon.end_of_tasks()

@@ -197,7 +197,7 @@ class Crisp:
         status: api.ContainerStatus = answer.status
         return status
 
-    async def wait_exit(self, container: str, seconds: float = 20) -> api.ContainerStatus:
+    async def wait_exit(self, container: str, seconds: float = 30) -> api.ContainerStatus:
         """The status of the container once it has ended."""
         await asyncio.wait_for(self.host.exited(container).wait(), seconds)
         return await self.status(container)
@@ -225,7 +225,7 @@ class Crisp:
         config = api.ContainerConfig.FromString(record.config)
         return Path(api.PodSandboxConfig.FromString(pod.config).log_directory) / config.log_path
 
-    async def until(self, holds: Callable[[], bool], seconds: float = 10) -> None:
+    async def until(self, holds: Callable[[], bool], seconds: float = 30) -> None:
         """Wait for a condition; a test that waits in vain fails."""
         async with asyncio.timeout(seconds):
             while not holds():

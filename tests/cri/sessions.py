@@ -35,13 +35,13 @@ class Session:
     serving: asyncio.Task[Outcome]
     typed: list[bytes] = field(default_factory=list)
 
-    async def outcome(self, seconds: float = 20) -> Outcome:
+    async def outcome(self, seconds: float = 30) -> Outcome:
         return await asyncio.wait_for(asyncio.shield(self.serving), seconds)
 
     async def type(self, data: bytes) -> None:
         await self.client.stdin.write(data)
 
-    async def expect(self, wanted: bytes, seconds: float = 10) -> bytes:
+    async def expect(self, wanted: bytes, seconds: float = 30) -> bytes:
         """What stdout gives until ``wanted`` is in it."""
         seen = b""
         async with asyncio.timeout(seconds):
@@ -90,7 +90,7 @@ async def serve(ticket: Ticket) -> AsyncIterator[Session]:
         yield Session(client, serving)
     finally:
         client.leave()
-        await asyncio.wait_for(serving, 10)
+        await asyncio.wait_for(serving, 30)
 
 
 async def run(ticket: CommandTicket, client: Client) -> Outcome:
@@ -114,4 +114,4 @@ async def forward_to(crisp: Crisp, sandbox: str, *ports: int) -> AsyncIterator[F
         yield session
     finally:
         session.leave()
-        await asyncio.wait_for(serving, 10)
+        await asyncio.wait_for(serving, 30)

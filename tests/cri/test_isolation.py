@@ -180,7 +180,7 @@ async def test_pods_reach_each_other_and_the_host_reaches_them(crisp: Crisp) -> 
     first, second = await crisp.run_pod(), await crisp.run_pod()
     address = crisp.host.store.sandboxes.get(first).addresses[0]
     await crisp.run(first, crisp.container("httpd", "-f", "-p", "80", "-h", "/etc"))
-    asking = f"for i in $(seq 200); do wget -q -O - http://{address}/hostname 2>/dev/null && exit; sleep 0.05; done"
+    asking = f"for i in $(seq 400); do wget -q -O - http://{address}/hostname 2>/dev/null && exit; sleep 0.05; done"
     assert await say(crisp, second, asking) == crisp.host.store.sandboxes.get(first).name
     _, writer = await asyncio.open_connection(address, 80)
     writer.close()

@@ -19,12 +19,12 @@ KINDS = api.ContainerEventType
 
 async def subscribe(crisp: Crisp) -> Any:
     stream = crisp.runtime.GetContainerEvents(api.GetEventsRequest())
-    await asyncio.wait_for(stream.initial_metadata(), 10)
+    await asyncio.wait_for(stream.initial_metadata(), 30)
     return stream
 
 
 async def take(stream: Any, count: int) -> list[api.ContainerEventResponse]:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         return [await stream.read() for _ in range(count)]
 
 
@@ -93,6 +93,7 @@ async def test_a_pod_whose_monitor_dies_was_stopped_after_its_containers(crisp: 
 
 async def test_who_lost_events_is_told_by_the_end_of_the_stream(crisp: Crisp, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "QUEUED_EVENTS", 0)
+    await crisp.until(lambda: not crisp.host.events._subscribers)  # of other tests
     stream = await subscribe(crisp)
     await crisp.run_pod()
     with pytest.raises(grpc.aio.AioRpcError) as ended:

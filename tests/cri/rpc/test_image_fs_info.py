@@ -24,7 +24,7 @@ async def test_what_containers_have_written_counts(crisp: Crisp, monkeypatch: py
     monkeypatch.setattr(aged, "MAX_AGE", 0.0)
     command = ("sh", "-c", "dd if=/dev/zero of=/file bs=1k count=256; sleep 1000")
     await crisp.run(await crisp.run_pod(), crisp.container(*command))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         while True:
             info = await crisp.images.ImageFsInfo(api.ImageFsInfoRequest())
             if info.container_filesystems[0].used_bytes.value >= 256 << 10:

@@ -46,9 +46,11 @@ async def test_a_pull_outlives_its_client_and_the_same_name_joins_it(
     monkeypatch.setattr(crisp.host.images, "pull", slow)
     first = asyncio.ensure_future(pull(crisp, DEMO_IMAGE))
     await crisp.until(lambda: bool(calls))
+    (flight,) = crisp.host.operations._single.values()
     first.cancel()
+    await crisp.until(lambda: flight.waiting == 0)
     second = asyncio.ensure_future(pull(crisp, DEMO_IMAGE))
-    await asyncio.sleep(0.05)
+    await crisp.until(lambda: flight.waiting == 1)
     gate.set()
     assert image is not None and await second == image.id
     assert calls == [DEMO_IMAGE]

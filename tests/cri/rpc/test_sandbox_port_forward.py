@@ -20,7 +20,7 @@ ECHO = ("nc", "-ll", "-p", "8080", "-e", "cat")
 
 async def dialled(crisp: Crisp, session: object, port: int) -> bytes:
     """What a connection gives back for ``hello``, tried until there is one."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             data, error = session.open(port)  # type: ignore[attr-defined]
             with contextlib.suppress(StreamReset):

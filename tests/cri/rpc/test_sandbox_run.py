@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 from cri.plan.document import decode
 from cri.plan.sandbox import SandboxPlan
 from cri.state.records import SandboxState
+from cri.turns import AT_ONCE
 from proto import api_pb2 as api
 from runtime.cgroups import tree
 from runtime.cgroups.in_force import read_current
@@ -129,7 +129,7 @@ async def test_the_name_of_a_ready_pod_is_taken(crisp: Crisp) -> None:
 
 async def test_identical_requests_at_once_make_one_pod(crisp: Crisp) -> None:
     config = crisp.pod()
-    ids = await crisp.at_once("RunPodSandbox/write_files:mid", [crisp.run_pod(config) for _ in range(5)])
+    ids = await crisp.at_once("RunPodSandbox/write_files:mid", [crisp.run_pod(config) for _ in range(AT_ONCE)])
     assert len(set(ids)) == 1 and len(crisp.host.store.sandboxes) == 1
 
 
@@ -139,7 +139,7 @@ async def test_a_pod_whose_client_left_is_adopted_by_the_same_request(crisp: Cri
     call = crisp.runtime.RunPodSandbox(api.RunPodSandboxRequest(config=config))
     await crisp.until(lambda: any(point.waiting for point in crisp.host.failpoints.points()))
     call.cancel()
-    await asyncio.sleep(0.05)
+    await crisp.until(lambda: not any(each.waiting for each in crisp.host.operations._creating.values()))
     crisp.host.failpoints.set("*", "off")
     await crisp.until(lambda: len(crisp.host.store.sandboxes) == 1)
     id = await crisp.run_pod(config)

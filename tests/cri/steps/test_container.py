@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import signal
@@ -45,12 +44,8 @@ async def test_every_undo_is_idempotent(crisp: Crisp) -> None:
 async def prepared_pid(crisp: Crisp, id: str) -> int:
     """The process that waits in the container's cgroup, once it is there."""
     plan = decode(crisp.host.store.containers.get(id).plan, ContainerPlan)
-    for _ in range(500):
-        found = tree.procs(crisp.host.layout, plan.cgroup)
-        if found:
-            return min(found)
-        await asyncio.sleep(0.01)
-    raise AssertionError("nothing is prepared")
+    await crisp.until(lambda: bool(tree.procs(crisp.host.layout, plan.cgroup)))
+    return min(tree.procs(crisp.host.layout, plan.cgroup))
 
 
 async def test_a_created_container_is_prepared_and_its_start_releases_that_process(crisp: Crisp) -> None:
@@ -64,9 +59,7 @@ async def test_a_container_starts_as_well_when_what_was_prepared_has_been_killed
     id = await crisp.create(await crisp.run_pod())
     pid = await prepared_pid(crisp, id)
     os.kill(pid, signal.SIGKILL)
-    async with asyncio.timeout(10):
-        while os.path.exists(f"/proc/{pid}"):
-            await asyncio.sleep(0.005)
+    await crisp.until(lambda: not os.path.exists(f"/proc/{pid}"))
     await crisp.start(id)
     assert crisp.host.store.containers.get(id).pid != pid
 

@@ -278,16 +278,19 @@ def test_an_orphan_that_a_subreaper_has_taken_in_is_known_by_its_mark(mark: str,
 
 
 def test_the_command_compares_with_a_file(stack: ExitStack, tmp_path: Path) -> None:
-    file, command = tmp_path / "before.json", [sys.executable, "-m", "tests.leaks"]
-    subprocess.run([*command, "snapshot", str(file)], check=True, cwd=leaks.ROOT)
-    clean = subprocess.run([*command, "compare", str(file)], cwd=leaks.ROOT, capture_output=True, text=True)
-    assert (clean.returncode, clean.stderr) == (0, "")
+    file = str(tmp_path / "before.json")
+
+    def command(verb: str) -> tuple[int, str]:
+        environment = {**SHORT, "TMPDIR": str(tmp_path)}  # in the machine's others may have begun something
+        words = [sys.executable, "-m", "tests.leaks", verb, file]
+        done = subprocess.run(words, cwd=leaks.ROOT, capture_output=True, text=True, env=environment)
+        return done.returncode, done.stderr
+
+    assert command("snapshot") == (0, "")
+    assert command("compare") == (0, "")
     expected = plant_link(stack, tmp_path)
-    planted = subprocess.run(
-        [*command, "compare", str(file)], cwd=leaks.ROOT, capture_output=True, text=True, env=SHORT
-    )
-    assert (planted.returncode, planted.stderr) == (1, f"left behind: {expected}\n")
-    assert subprocess.run([*command, "forget", str(file)], cwd=leaks.ROOT, capture_output=True).returncode == 2
+    assert command("compare") == (1, f"left behind: {expected}\n")
+    assert command("forget")[0] == 2
 
 
 PLANTED_TEST = """

@@ -48,7 +48,7 @@ class SettingsError(InvalidArgument):
 
 
 class NetworkSettings(msgspec.Struct, frozen=True):
-    """``subnets`` are where pod addresses come from until a PodCIDR is known."""
+    """``subnets`` are where pod addresses come from until a PodCIDR is known, one of each IP family at most."""
 
     bridge: str = "crisp0"
     subnets: tuple[str, ...] = ("10.85.0.0/16",)

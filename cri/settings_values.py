@@ -115,8 +115,8 @@ def check_subnets(values: Sequence[str]) -> None:
         if network.num_addresses < 4:
             raise ValueError(f"has {value!r}, which leaves no address for a pod")
         for other in networks:
-            if other.version == network.version and other.overlaps(network):
-                raise ValueError(f"has {value!r} and {str(other)!r}, which overlap")
+            if other.version == network.version:
+                raise ValueError(f"has {str(other)!r} and {value!r}, but a pod has one IPv{network.version} address")
         networks.append(network)
 
 

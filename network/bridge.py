@@ -1,9 +1,9 @@
-"""The built-in provider: one bridge a daemon, one address lease and veth pair a pod.
+"""The built-in provider: one bridge a daemon, a veth pair and an address lease or two a pod.
 
 The asynchronous side: leases, settings and the order of things. ``network.wiring`` does
 the blocking part in the net thread, a ``LeaseStore`` of ``cri.state`` remembers.
 
-Invariant: a pod's set element is gone before its lease is released, and a released
+Invariant: a pod's set elements are gone before its leases are released, and a released
 address rests for longer than its old link can live on.
 """
 
@@ -12,15 +12,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Network
+from ipaddress import ip_network
 
-from network.device import SysctlChange
+from network.elements import Pod, plan_elements
 from network.errors import NetworkNotReady
 from network.lease import REST_SECONDS, Lease, Leases, LeaseStore
 from network.names import host_link_name
 from network.netthread import NetThread
 from network.provider import Attachment, AttachRequest, NetworkStatus, Orphan, OrphanKind
 from network.subnet import Pool, parse_subnets
+from network.sysctls import SysctlChange
 from network.wiring import Prepared, Wiring
 from runtime.errors import FailedPrecondition, Fault, HostFault
 
@@ -64,7 +65,7 @@ class BridgeProvider:
         self._thread = thread
         self._leases = Leases(store, rest=settings.rest)
         self._wiring = Wiring(settings.instance, settings.root, settings.bridge, nft_path=settings.nft_path)
-        self._subnets = parse_subnets(settings.subnets)
+        self._pools = parse_subnets(settings.subnets)
         self._prepared: Prepared | None = None
         self._preparing = asyncio.Lock()
         self._departures: dict[str, asyncio.TimerHandle] = {}
@@ -81,25 +82,25 @@ class BridgeProvider:
     async def _renew(self, old: Prepared | None) -> Prepared | None:
         """Prepare again in place of ``old``; who waited while another did so takes its result."""
         async with self._preparing:
-            if self._prepared is old and self._subnets.pool is not None:
+            if self._prepared is old and self._pools:
                 self._prepared = None
-                self._prepared = await self._prepare(self._subnets.pool)
+                self._prepared = await self._prepare(self._pools)
             return self._prepared
 
     async def set_subnets(self, subnets: Sequence[str]) -> None:
-        parsed = parse_subnets(subnets)
+        pools = parse_subnets(subnets)
         async with self._preparing:
             # Where it fails, the next attach or status puts the old subnets' gateway back.
             self._prepared = None
-            prepared = await self._prepare(parsed.pool) if parsed.pool is not None else None
-            self._subnets, self._prepared = parsed, prepared
+            prepared = await self._prepare(pools) if pools else None
+            self._pools, self._prepared = pools, prepared
 
-    async def _prepare(self, pool: Pool) -> Prepared:
+    async def _prepare(self, pools: Sequence[Pool]) -> Prepared:
         held = await self._leases.held()
-        older = {lease.pool for lease in held} - {pool.name}
-        pools = [Pool(IPv4Network(name)) for name in sorted(older)]
-        pods = [(lease.address, lease.owner) for lease in held]
-        return await self._thread.run(self._wiring.prepare, pool, pools, pods)
+        older = {lease.pool for lease in held} - {pool.name for pool in pools}
+        return await self._thread.run(
+            self._wiring.prepare, pools, [Pool(ip_network(name)) for name in sorted(older)], _pods(held)
+        )
 
     async def attach(self, request: AttachRequest) -> Attachment:
         """See ``Provider``. Repeated for the same sandbox it makes the pair anew, with the same address.
@@ -111,15 +112,25 @@ class BridgeProvider:
         """
         prepared = await self._ready()
         self._forget_departure(request.sandbox_id)
-        address = await self._leases.acquire(prepared.pool, request.sandbox_id)
+        pod = Pod(request.sandbox_id, await self._lease(prepared.pools, request.sandbox_id))
         try:
-            return await self._wire(prepared, request, address)
+            return await self._wire(prepared, request, pod)
         except HostFault:
             if not await self._thread.run(self._wiring.problem, prepared):
                 raise
         # Somebody removed the bridge or flushed all tables; the pods of before get theirs back too.
         renewed = await self._renew(prepared)
-        return await self._wire(renewed or prepared, request, address)
+        return await self._wire(renewed or prepared, request, pod)
+
+    async def _lease(self, pools: Sequence[Pool], sandbox_id: str) -> tuple[str, ...]:
+        """An address of each pool, where it can be in the same place in both: the MAC address follows
+        from the IPv4 one, and a neighbour that remembers it for the IPv6 one stays right as well."""
+        first = min(pools, key=lambda pool: pool.version)
+        leased = {first: await self._leases.acquire(first, sandbox_id)}
+        for pool in pools:
+            if pool != first:
+                leased[pool] = await self._leases.acquire(pool, sandbox_id, pool.twin(leased[first], first))
+        return tuple(leased[pool] for pool in pools)
 
     async def _ready(self) -> Prepared:
         prepared = self._prepared or await self._renew(None)
@@ -127,16 +138,14 @@ class BridgeProvider:
             raise NetworkNotReady(_NO_SUBNET, reason="NoPodSubnet", step="attach the pod to the network")
         return prepared
 
-    async def _wire(self, prepared: Prepared, request: AttachRequest, address: str) -> Attachment:
+    async def _wire(self, prepared: Prepared, request: AttachRequest, pod: Pod) -> Attachment:
         fds = (request.netns_fd, request.netlink_fd)
-        return await self._thread.run_with_fds(
-            fds, lambda copies: self._wiring.wire(prepared, request.sandbox_id, address, copies)
-        )
+        return await self._thread.run_with_fds(fds, lambda copies: self._wiring.wire(prepared, pod, copies))
 
     async def detach(self, sandbox_id: str, *, force: bool = False) -> None:
         held = await self._leases.held_by(sandbox_id)
-        if held:
-            await self._thread.run(self._wiring.unwire, [lease.address for lease in held])
+        for pod in _pods(held):
+            await self._thread.run(self._wiring.unwire, pod)
         if force:
             self._forget_departure(sandbox_id)
             await self._thread.run(self._wiring.drop_link, sandbox_id)
@@ -160,8 +169,8 @@ class BridgeProvider:
             timer.cancel()
 
     async def status(self) -> NetworkStatus:
-        if self._subnets.pool is None:
-            return NetworkStatus(False, "NoPodSubnet", "; ".join((_NO_SUBNET, *self._subnets.notes)))
+        if not self._pools:
+            return NetworkStatus(False, "NoPodSubnet", _NO_SUBNET)
         prepared = self._prepared
         try:
             missing = await self._thread.run(self._wiring.problem, prepared) if prepared else "everything"
@@ -169,12 +178,13 @@ class BridgeProvider:
                 await self._renew(prepared)
         except Fault as fault:
             return NetworkStatus(False, "NetworkNotPrepared", str(fault))
-        return NetworkStatus(True, message="; ".join(self._subnets.notes))
+        return NetworkStatus(True)
 
     async def orphans(self, known: Collection[str]) -> tuple[Orphan, ...]:
         held = await self._leases.held()
         survey = await self._thread.run(self._wiring.survey)
-        rightful = {lease.address for lease in held if lease.owner in known}
+        pods = [pod for pod in _pods(held) if pod.sandbox_id in known]
+        rightful = {element.identity for pod in pods for element in plan_elements(pod)}
         expected = {host_link_name(sandbox_id) for sandbox_id in known}
         links = [
             Orphan(OrphanKind.LINK, link.name, owner)
@@ -182,9 +192,9 @@ class BridgeProvider:
             if owner not in known and owner not in self._departures and link.name not in expected
         ]
         elements = [
-            Orphan(OrphanKind.ELEMENT, address, owner)
-            for address, owner in survey.elements.items()
-            if address not in rightful
+            Orphan(OrphanKind.ELEMENT, element.describe(), element.owner)
+            for element in survey.elements
+            if element.identity not in rightful
         ]
         return (*links, *elements, *_orphaned(held, known))
 
@@ -192,7 +202,7 @@ class BridgeProvider:
         if orphan.kind is OrphanKind.LINK:
             await self._thread.run(self._wiring.drop_orphan_link, orphan.name, orphan.owner)
         elif orphan.kind is OrphanKind.ELEMENT:
-            await self._thread.run(self._wiring.unwire, [orphan.name])
+            await self._thread.run(self._wiring.drop_orphan_element, orphan.name, orphan.owner)
         else:
             await self._leases.release(orphan.owner)
 
@@ -211,6 +221,14 @@ class BridgeProvider:
         for sandbox_id in list(self._departures):
             self._forget_departure(sandbox_id)
         await self._thread.run(self._wiring.close)
+
+
+def _pods(held: Sequence[Lease]) -> list[Pod]:
+    """Who holds addresses, with all that each holds."""
+    addresses: dict[str, tuple[str, ...]] = {}
+    for lease in held:
+        addresses[lease.owner] = (*addresses.get(lease.owner, ()), lease.address)
+    return [Pod(owner, held) for owner, held in addresses.items()]
 
 
 def _orphaned(held: Sequence[Lease], known: Collection[str]) -> list[Orphan]:

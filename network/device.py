@@ -12,46 +12,46 @@ from __future__ import annotations
 import errno
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from network import rtnetlink
 from network.hostnet import HostNetworks, belongs_to, check_bridge, links_of_pods
 from network.names import POD_INTERFACE, Alias, hardware_address, host_link_name
 from network.netlink import NETLINK_ROUTE, NetlinkSocket
-from network.rtnetlink import Address, Interface, Link, Peer
+from network.rtnetlink import RT_SCOPE_UNIVERSE, Address, Interface, Link, Peer
 from network.subnet import Pool
+from network.sysctls import set_sysctl
 from runtime.errors import FailedPrecondition, HostFault
 
 _LOOPBACK = 1
 """The index of lo: it is the first interface of every namespace."""
-_SYSCTLS = Path("/proc/sys/net")
-
-
-@dataclass(frozen=True, slots=True)
-class SysctlChange:
-    """A host setting that crisp needed otherwise; ``crisp check`` explains it."""
-
-    name: str
-    before: str
-    after: str
 
 
 @dataclass(frozen=True, slots=True)
 class PodEnd:
-    """What is configured inside a pod: its address with prefix, the gateway, the MTU."""
+    """What is configured inside a pod: its addresses with prefix, the gateway of each, the MTU."""
 
-    interface: Interface
-    gateway: Address
+    interfaces: tuple[Interface, ...]
+    gateways: tuple[Address, ...]
     mtu: int
+
+    @property
+    def hardware(self) -> bytes:
+        """The MAC address; it follows from the IPv4 address, where there is one."""
+        return hardware_address(min(self.interfaces, key=lambda interface: interface.version).ip)
 
 
 def read_host(route: NetlinkSocket) -> HostNetworks:
-    """Links, addresses and IPv4 routes of the socket's namespace."""
+    """Links, addresses and routes of the socket's namespace."""
     step = "read the host's networks"
     return HostNetworks(
         links=tuple(map(rtnetlink.parse_link, route.dump(rtnetlink.dump_links(), step=step))),
         addresses=tuple(map(rtnetlink.parse_address, route.dump(rtnetlink.dump_addresses(), step=step))),
-        routes=tuple(map(rtnetlink.parse_route, route.dump(rtnetlink.dump_routes(4), step=step))),
+        routes=tuple(
+            rtnetlink.parse_route(reply)
+            for version in (4, 6)
+            for reply in route.dump(rtnetlink.dump_routes(version), step=step)
+            if reply.body[0] == rtnetlink.FAMILIES[version]  # a kernel without IPv6 lists the others again
+        ),
     )
 
 
@@ -83,11 +83,13 @@ def ensure_bridge(route: NetlinkSocket, host: HostNetworks, name: str, ours: Ali
         if link is None:
             raise HostFault("gone at once after it was made", step=step, object=name, call="RTM_GETLINK")
     set_sysctl(f"ipv6/conf/{name}/accept_ra", "0")
+    if any(pool.version == 6 for pool in pools):  # hosts may have it off for links that come
+        set_sysctl(f"ipv6/conf/{name}/disable_ipv6", "0")
     wanted = {pool.gateway_interface for pool in pools}
     stale = [
         address.interface
         for address in host.addresses
-        if address.index == link.index and address.interface.version == 4 and address.interface not in wanted
+        if address.index == link.index and address.scope == RT_SCOPE_UNIVERSE and address.interface not in wanted
     ]
     messages = [rtnetlink.set_link(name, index=link.index, up=True, alias=ours.encode(), mtu=mtu)]
     messages += [rtnetlink.new_address(link.index, pool.gateway_interface) for pool in pools]
@@ -117,7 +119,7 @@ def create_pair(route: NetlinkSocket, pod: Alias, netns_fd: int, bridge: int, en
         FailedPrecondition: an interface of this name is not ours.
     """
     name, step = host_link_name(pod.subject), "create the veth pair"
-    peer = Peer(POD_INTERFACE, hardware_address(end.interface.ip), netns_fd)
+    peer = Peer(POD_INTERFACE, end.hardware, netns_fd)
     create = rtnetlink.new_veth(name, peer, group=pod.group, bridge=bridge, mtu=end.mtu)
     try:
         route.transact([create], step=step)
@@ -135,7 +137,7 @@ def create_pair(route: NetlinkSocket, pod: Alias, netns_fd: int, bridge: int, en
 
 
 def configure_pod(netlink_fd: int, end: PodEnd) -> None:
-    """lo and eth0 up, the address and the default route; through a socket of the pod's namespace."""
+    """lo and eth0 up, the addresses and the default routes; through a socket of the pod's namespace."""
     step = "configure the pod's interface"
     with NetlinkSocket.adopt(os.dup(netlink_fd)) as pod:
         link = find_link(pod, POD_INTERFACE)
@@ -146,8 +148,8 @@ def configure_pod(netlink_fd: int, end: PodEnd) -> None:
         messages = [
             rtnetlink.set_link("lo", index=_LOOPBACK, up=True),
             rtnetlink.set_link(POD_INTERFACE, index=link.index, up=True),
-            rtnetlink.new_address(link.index, end.interface),
-            rtnetlink.new_default_route(end.gateway),
+            *(rtnetlink.new_address(link.index, interface) for interface in end.interfaces),
+            *(rtnetlink.new_default_route(gateway) for gateway in end.gateways),
         ]
         pod.transact(messages, step=step)
 
@@ -169,28 +171,6 @@ def delete_owned(route: NetlinkSocket, name: str, owner: Alias) -> bool:
             raise
         return False
     return True
-
-
-def set_sysctl(name: str, value: str) -> SysctlChange | None:
-    """Set ``net/<name>`` of the calling thread's namespace; the change, if it was one.
-
-    A setting that the kernel does not have (no IPv6, say) is none.
-
-    Raises:
-        HostFault: it may not be read or written.
-    """
-    path = _SYSCTLS / name
-    try:
-        before = path.read_text().strip()
-        if before == value:
-            return None
-        path.write_text(value)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        call = "write" if error.errno in (errno.EPERM, errno.EACCES, errno.EROFS) else "open"
-        raise HostFault(step="set the sysctl", object=str(path), call=call, errno=error.errno or 0) from error
-    return SysctlChange(f"net/{name}".replace("/", "."), before, value)
 
 
 def open_route_socket() -> NetlinkSocket:

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Network
 
 from network.names import Alias, parse_alias
 from network.rtnetlink import RT_TABLE_MAIN, RTN_UNICAST, Link, LinkAddress, Network, Route
 from runtime.errors import FailedPrecondition
 
 DEFAULT_MTU = 1500
+MINIMUM_MTU = {4: 68, 6: 1280}
+"""RFC 791 and RFC 8200; by IP version."""
+_LOOPBACK = 1
 _RT_SCOPE_UNIVERSE = 0
 
 
@@ -53,22 +55,36 @@ def _same(one: Alias, other: Alias) -> bool:
     return one.instance == other.instance
 
 
-def uplink(host: HostNetworks) -> Link | None:
-    """The link of the best IPv4 default route."""
-    defaults = [route for route in host.routes if _is_default(route) and route.link]
-    best = min(defaults, key=lambda route: route.metric, default=None)
-    return host.link_at(best.link) if best else None
+def uplink(host: HostNetworks, version: int = 4) -> Link | None:
+    """The link of the best default route of this IP version."""
+    defaults = [route for route in _defaults(host, version) if route.link]
+    return host.link_at(defaults[0].link) if defaults else None
 
 
-def uplink_mtu(host: HostNetworks) -> int:
-    link = uplink(host)
-    return link.mtu if link and link.mtu else DEFAULT_MTU
+def uplink_mtu(host: HostNetworks, versions: Iterable[int] = (4,)) -> int:
+    """The least MTU of the uplinks of these IP versions; with IPv6 no less than it needs, as the
+    kernel takes IPv6 away from such a link."""
+    found = [link.mtu for version in versions if (link := uplink(host, version)) and link.mtu]
+    return max(min(found, default=DEFAULT_MTU), MINIMUM_MTU[max(versions, default=4)])
+
+
+def listening_links(host: HostNetworks) -> list[str]:
+    """The links on which router advertisements can matter to this host: hardware, and what an
+    IPv6 default route leads through; none of crisp's own."""
+    ways = {route.link for route in _defaults(host, 6)}
+    foreign = [link for link in host.links if owner_of(link) is None and link.index != _LOOPBACK]
+    return [link.name for link in foreign if not link.kind or link.index in ways]
 
 
 def node_addresses(host: HostNetworks) -> tuple[str, ...]:
-    """The node's IPv4 address as others see it: the default route's source, or the first
-    global address of its link, or of any link that is not crisp's. Empty if there is none."""
-    defaults = sorted((route for route in host.routes if _is_default(route)), key=lambda route: route.metric)
+    """The node's addresses as others see them, one of each IP version that it has, IPv4 first."""
+    return tuple(address for version in (4, 6) for address in _node_address(host, version))
+
+
+def _node_address(host: HostNetworks, version: int) -> tuple[str, ...]:
+    """The default route's source, or the first global address of its link, or of any link that
+    is not crisp's. Empty if there is none."""
+    defaults = _defaults(host, version)
     for route in defaults:
         if route.source is not None:
             return (str(route.source),)
@@ -77,7 +93,7 @@ def node_addresses(host: HostNetworks) -> tuple[str, ...]:
     found = [
         address
         for address in host.addresses
-        if address.interface.version == 4 and address.scope == _RT_SCOPE_UNIVERSE and address.index in foreign
+        if address.interface.version == version and address.scope == _RT_SCOPE_UNIVERSE and address.index in foreign
     ]
     found.sort(key=lambda address: ranks.get(address.index, len(ranks)))
     return (str(found[0].interface.ip),) if found else ()
@@ -110,7 +126,7 @@ def check_bridge(host: HostNetworks, name: str, ours: Alias) -> Link | None:
     )
 
 
-def check_subnet(host: HostNetworks, subnet: IPv4Network, bridge: str, ours: Alias) -> None:
+def check_subnet(host: HostNetworks, subnet: Network, bridge: str, ours: Alias) -> None:
     """That ``subnet`` overlaps nothing but what our own ``bridge`` has.
 
     Default routes overlap everything and do not count, nor do routes that lead nowhere.
@@ -163,4 +179,10 @@ def _overlap(subnet: Network, other: Network) -> bool:
 
 
 def _is_default(route: Route) -> bool:
-    return route.destination.version == 4 and route.destination.prefixlen == 0 and route.table == RT_TABLE_MAIN
+    return route.destination.prefixlen == 0 and route.table == RT_TABLE_MAIN and route.kind == RTN_UNICAST
+
+
+def _defaults(host: HostNetworks, version: int) -> list[Route]:
+    """The default routes of this IP version, the best one first."""
+    found = (route for route in host.routes if _is_default(route) and route.destination.version == version)
+    return sorted(found, key=lambda route: route.metric)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Protocol
 
 from network.subnet import Pool
@@ -101,8 +102,10 @@ class Leases:
         self._clock = clock
         self._last: dict[str, str] = {}
 
-    async def acquire(self, pool: Pool, owner: str) -> str:
+    async def acquire(self, pool: Pool, owner: str, preferred: str = "") -> str:
         """The address of ``owner`` in ``pool``, the same one however often it is asked for.
+
+        ``preferred`` is tried first; of no influence on who comes next.
 
         Raises:
             ResourceExhausted: every address is held or rests; names the pool.
@@ -111,11 +114,11 @@ class Leases:
         if after is None:
             after = await self._where_it_was(pool)
         now = self._clock()
-        candidates = pool.candidates(after)
+        candidates = chain((preferred,), pool.candidates(after)) if preferred else pool.candidates(after)
         address = await self._store.allocate(pool.name, owner, candidates, rested=now - self._rest, now=now)
         if address is None:
             raise await self._exhausted(pool)
-        self._last[pool.name] = address
+        self._last[pool.name] = after if address == preferred else address
         return address
 
     async def release(self, owner: str) -> None:

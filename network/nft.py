@@ -1,8 +1,8 @@
-"""The instance's own nftables table: static rules over sets, and a pod is an element.
+"""The instance's own nftables table: static rules over sets, and a pod is elements.
 
 ``nft`` itself runs only to make the table (at start, and when the subnets change); a
-pod's element is added and removed by one nfnetlink batch. ``network.nft_messages``
-has the text and the messages, ``network.wiring`` is the user.
+pod's elements are added and removed by one nfnetlink batch. ``network.nft_table``
+has the text, ``network.nft_messages`` the messages, ``network.wiring`` is the user.
 
 Invariant: nothing outside ``crisp_<instance>`` is read or changed, and the table's
 elements outlive its being made again.
@@ -14,16 +14,19 @@ import errno
 import shutil
 import subprocess
 from collections.abc import Sequence
-from ipaddress import IPv4Address, IPv4Network
 
 from network import nft_messages
+from network.elements import PODS, Element
 from network.names import table_name
 from network.netlink import NETLINK_NETFILTER, Message, NetlinkSocket
+from network.nft_table import plan_table
+from network.rtnetlink import Network
 from runtime.errors import HostFault
 
 _PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
 _NFT_SECONDS = 20
 _ELEMENTS_A_BATCH = 256
+_SETS = (*PODS.values(),)
 
 
 class Table:
@@ -42,7 +45,7 @@ class Table:
     def close(self) -> None:
         self._netfilter.close()
 
-    def ensure(self, subnets: Sequence[IPv4Network]) -> None:
+    def ensure(self, subnets: Sequence[Network]) -> None:
         """Make the table, or bring it up to date; the pods' elements stay.
 
         Raises:
@@ -53,7 +56,7 @@ class Table:
         if nft is None:
             message = f"no nft command in {self._path}; install the package nftables"
             raise HostFault(message, step=step, object=object_, call="nft", errno=errno.ENOENT)
-        script = nft_messages.plan_table(self._instance, subnets)
+        script = plan_table(self._instance, subnets)
         try:
             done = subprocess.run(
                 [nft, "-f", "-"],
@@ -71,29 +74,41 @@ class Table:
         if done.returncode:
             raise HostFault(_first_error(done.stderr, done.returncode), step=step, object=object_, call="nft")
 
-    def add(self, elements: Sequence[tuple[IPv4Address, str]]) -> None:
-        """Add pods' addresses with their comments. Idempotent.
+    def add(self, elements: Sequence[Element]) -> None:
+        """Add pods' elements. Idempotent.
 
         Raises:
             HostFault: with ENOENT, the table is gone.
         """
         for begin in range(0, len(elements), _ELEMENTS_A_BATCH):
             batch = nft_messages.plan_add(self._instance, elements[begin : begin + _ELEMENTS_A_BATCH])
-            self._netfilter.transact(batch, step="add the pod to the nftables set")
+            self._netfilter.transact(batch, step="add the pod to the nftables sets")
 
-    def discard(self, address: IPv4Address) -> bool:
-        """Remove a pod's address; False if it, or the table, was not there."""
-        return self._found(nft_messages.plan_delete(self._instance, address), "remove the pod from the nftables set")
+    def discard(self, elements: Sequence[Element]) -> bool:
+        """Remove a pod's elements; False if one of them, or the table, was not there."""
+        if not elements or self._discard(elements):
+            return True
+        for element in elements:  # a batch is all or nothing, and one that is missing must not keep the others
+            self._discard([element])
+        return False
 
-    def elements(self) -> dict[str, str] | None:
-        """The pods' addresses and comments, or None without a table."""
+    def _discard(self, elements: Sequence[Element]) -> bool:
+        return self._found(nft_messages.plan_delete(self._instance, elements), "remove the pod from the nftables sets")
+
+    def elements(self) -> list[Element] | None:
+        """The pods' elements, or None without a table."""
+        found: list[Element] = []
         try:
-            replies = self._netfilter.dump(nft_messages.plan_list(self._instance), step="list the nftables set")
+            for name in _SETS:
+                listed = self._netfilter.dump(
+                    nft_messages.plan_list(self._instance, name), step="list the nftables set"
+                )
+                found += nft_messages.parse_elements(listed)
         except HostFault as fault:
             if fault.errno == errno.ENOENT:
                 return None
             raise
-        return nft_messages.parse_elements(replies)
+        return found
 
     def exists(self) -> bool:
         return self._found([nft_messages.plan_look_up(self._instance)], "look up the nftables table")

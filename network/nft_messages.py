@@ -1,12 +1,10 @@
-"""What crisp says to nftables: the table's text, and set elements as nfnetlink messages.
+"""What crisp says to nftables of pods: set elements as nfnetlink messages.
 
-Pure: ``network.nft`` sends it. Formats: nft(8), linux/netfilter/nfnetlink.h and
-nf_tables.h; how the kernel is spoken to in between is ``network.netlink``.
+Pure: ``network.nft`` sends it, ``network.nft_table`` has what comes before, the table.
+Formats: linux/netfilter/nfnetlink.h and nf_tables.h; how the kernel is spoken to in
+between is ``network.netlink``.
 
-Set and chain names end in ``_v4`` where they are of one family, so that the table can
-become one of family ``inet``.
-
-Invariant: every message and every line of text names the instance's own table.
+Invariant: every message names the instance's own table.
 """
 
 from __future__ import annotations
@@ -14,8 +12,8 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Iterable, Sequence
-from ipaddress import IPv4Address, IPv4Network
 
+from network.elements import Element, by_set, owner_in
 from network.names import table_name
 from network.netlink import (
     NLM_F_ACK,
@@ -30,13 +28,7 @@ from network.netlink import (
     text,
 )
 
-PODS_SET = "pods_v4"
-SUBNETS_SET = "subnets_v4"
-_MOST_PODS = 16384
-"""With a size the kernel takes a hash that never grows (256 KiB). One that grows, in the
-background, leaves elements out of a listing meanwhile, and leaks would go unseen."""
-_MULTICAST = "224.0.0.0/4"
-
+_NFPROTO_INET = 1
 _NFNL_SUBSYS_NFTABLES = 10
 _NFNL_MSG_BATCH_BEGIN, _NFNL_MSG_BATCH_END = 0x10, 0x11
 _NFT_MSG_GETTABLE, _NFT_MSG_DELTABLE = 1, 2
@@ -51,58 +43,40 @@ _UDATA_COMMENT = 0
 _UDATA_COMMENT_BYTES = 127
 
 
-def plan_table(instance: str, subnets: Iterable[IPv4Network]) -> str:
-    """The input of ``nft -f -``: one transaction, right on a bare host and on its own result.
-
-    Pods reach each other (``subnets``) and multicast groups with their own addresses, all
-    else with the node's.
-    """
-    table = f"ip {table_name(instance)}"
-    lines = [
-        f"add table {table}",
-        f"add set {table} {PODS_SET} {{ type ipv4_addr; size {_MOST_PODS}; }}",
-        f"add set {table} {SUBNETS_SET} {{ type ipv4_addr; flags interval; }}",
-        f"add chain {table} postrouting {{ type nat hook postrouting priority 100; policy accept; }}",
-        f"flush chain {table} postrouting",
-        f"flush set {table} {SUBNETS_SET}",
-        *(f"add element {table} {SUBNETS_SET} {{ {subnet} }}" for subnet in subnets),
-        f"add rule {table} postrouting ip saddr @{PODS_SET} ip daddr != @{SUBNETS_SET} "
-        f'ip daddr != {_MULTICAST} masquerade comment "pods leave with the address of the node"',
-    ]
-    return "\n".join(lines) + "\n"
+def plan_add(instance: str, elements: Sequence[Element]) -> list[Message]:
+    """Add ``elements``, all or none; one that is there already stays."""
+    return _batch(instance, "NFT_MSG_NEWSETELEM", _NFT_MSG_NEWSETELEM, NLM_F_CREATE, elements)
 
 
-def plan_add(instance: str, elements: Sequence[tuple[IPv4Address, str]]) -> list[Message]:
-    """Add (address, comment) pairs to the set of pods; one that is there already stays."""
-    listed = [_element(address, comment) for address, comment in elements]
-    label = ", ".join(str(address) for address, _ in elements[:3])
-    return _batch(_elements_message(instance, "NFT_MSG_NEWSETELEM", label, listed))
+def plan_delete(instance: str, elements: Sequence[Element]) -> list[Message]:
+    """Remove ``elements``, all or none: one that is missing is refused with ENOENT."""
+    return _batch(instance, "NFT_MSG_DELSETELEM", _NFT_MSG_DELSETELEM, 0, elements)
 
 
-def plan_delete(instance: str, address: IPv4Address) -> list[Message]:
-    """Remove one address from the set of pods; a batch of its own, as one that is missing
-    would undo the others'."""
-    return _batch(_elements_message(instance, "NFT_MSG_DELSETELEM", str(address), [_element(address, "")]))
+def _batch(instance: str, call: str, kind: int, flags: int, elements: Sequence[Element]) -> list[Message]:
+    messages = []
+    for name, members in by_set(elements).items():
+        label = ", ".join(element.describe() for element in members[:3])
+        body = _nfgenmsg(_NFPROTO_INET) + _set(instance, name)
+        body += nested(
+            _NFTA_SET_ELEM_LIST_ELEMENTS,
+            *(nested(_NFTA_LIST_ELEM, _element(element, kind == _NFT_MSG_NEWSETELEM)) for element in members),
+        )
+        what = f"{label} in {name} of {table_name(instance)}"
+        messages.append(Message(call, what, _subsystem(kind), NLM_F_ACK | flags, body))
+    return _framed(messages)
 
 
-def _elements_message(instance: str, call: str, label: str, elements: Sequence[bytes]) -> Message:
-    new = call == "NFT_MSG_NEWSETELEM"
-    body = _nfgenmsg(socket.AF_INET) + _set_of_pods(instance)
-    body += nested(_NFTA_SET_ELEM_LIST_ELEMENTS, *(nested(_NFTA_LIST_ELEM, element) for element in elements))
-    kind = _subsystem(_NFT_MSG_NEWSETELEM if new else _NFT_MSG_DELSETELEM)
-    return Message(call, f"{label} in {table_name(instance)}", kind, NLM_F_ACK | (NLM_F_CREATE if new else 0), body)
+def _set(instance: str, name: str) -> bytes:
+    return text(_NFTA_SET_ELEM_LIST_TABLE, table_name(instance)) + text(_NFTA_SET_ELEM_LIST_SET, name)
 
 
-def _set_of_pods(instance: str) -> bytes:
-    return text(_NFTA_SET_ELEM_LIST_TABLE, table_name(instance)) + text(_NFTA_SET_ELEM_LIST_SET, PODS_SET)
-
-
-def _element(address: IPv4Address, comment: str) -> bytes:
-    element = nested(_NFTA_SET_ELEM_KEY, attribute(_NFTA_DATA_VALUE, address.packed))
-    if comment:
-        raw = comment.encode()[:_UDATA_COMMENT_BYTES] + b"\0"
-        element += attribute(_NFTA_SET_ELEM_USERDATA, bytes((_UDATA_COMMENT, len(raw))) + raw)
-    return element
+def _element(element: Element, whole: bool) -> bytes:
+    body = nested(_NFTA_SET_ELEM_KEY, attribute(_NFTA_DATA_VALUE, element.key))
+    if whole and element.comment:
+        raw = element.comment.encode()[:_UDATA_COMMENT_BYTES] + b"\0"
+        body += attribute(_NFTA_SET_ELEM_USERDATA, bytes((_UDATA_COMMENT, len(raw))) + raw)
+    return body
 
 
 def _subsystem(message: int) -> int:
@@ -113,25 +87,26 @@ def _nfgenmsg(family: int, resource: int = 0) -> bytes:
     return struct.pack(">BBH", family, 0, resource)
 
 
-def _batch(message: Message) -> list[Message]:
-    begin = Message("NFNL_MSG_BATCH_BEGIN", message.object, _NFNL_MSG_BATCH_BEGIN, 0, _frame())
-    end = Message("NFNL_MSG_BATCH_END", message.object, _NFNL_MSG_BATCH_END, 0, _frame())
-    return [begin, message, end]
+def _framed(messages: Sequence[Message]) -> list[Message]:
+    begin = Message("NFNL_MSG_BATCH_BEGIN", messages[0].object, _NFNL_MSG_BATCH_BEGIN, 0, _frame())
+    end = Message("NFNL_MSG_BATCH_END", messages[0].object, _NFNL_MSG_BATCH_END, 0, _frame())
+    return [begin, *messages, end]
 
 
 def _frame() -> bytes:
     return _nfgenmsg(socket.AF_UNSPEC, _NFNL_SUBSYS_NFTABLES)
 
 
-def parse_elements(replies: Iterable[Reply]) -> dict[str, str]:
-    """The elements in NFT_MSG_NEWSETELEM answers: address to comment ('' without one)."""
-    found: dict[str, str] = {}
+def parse_elements(replies: Iterable[Reply]) -> list[Element]:
+    """The elements in NFT_MSG_NEWSETELEM answers."""
+    found: list[Element] = []
     for reply in replies:
         listing = parse_attributes(reply.body[4:])
+        name = listing.get(_NFTA_SET_ELEM_LIST_SET, b"").rstrip(b"\0").decode(errors="replace")
         for _, raw in iterate_attributes(listing.get(_NFTA_SET_ELEM_LIST_ELEMENTS, b"")):
             element = parse_attributes(raw)
             key = parse_attributes(element.get(_NFTA_SET_ELEM_KEY, b"")).get(_NFTA_DATA_VALUE, b"")
-            found[str(IPv4Address(key))] = _comment(element.get(_NFTA_SET_ELEM_USERDATA, b""))
+            found.append(Element(name, key, owner_in(_comment(element.get(_NFTA_SET_ELEM_USERDATA, b"")))))
     return found
 
 
@@ -145,10 +120,11 @@ def _comment(userdata: bytes) -> str:
     return ""
 
 
-def plan_list(instance: str) -> Message:
-    """A dump of the set of pods, for :func:`parse_elements`."""
-    body = _nfgenmsg(socket.AF_INET) + _set_of_pods(instance)
-    return Message("NFT_MSG_GETSETELEM", table_name(instance), _subsystem(_NFT_MSG_GETSETELEM), NLM_F_DUMP, body)
+def plan_list(instance: str, name: str) -> Message:
+    """A dump of the set called ``name``, for :func:`parse_elements`."""
+    body = _nfgenmsg(_NFPROTO_INET) + _set(instance, name)
+    what = f"{name} of {table_name(instance)}"
+    return Message("NFT_MSG_GETSETELEM", what, _subsystem(_NFT_MSG_GETSETELEM), NLM_F_DUMP, body)
 
 
 def plan_look_up(instance: str) -> Message:
@@ -158,10 +134,10 @@ def plan_look_up(instance: str) -> Message:
 
 def plan_delete_table(instance: str) -> list[Message]:
     """Delete the table with everything in it."""
-    return _batch(_table_message(instance, "NFT_MSG_DELTABLE", _NFT_MSG_DELTABLE))
+    return _framed([_table_message(instance, "NFT_MSG_DELTABLE", _NFT_MSG_DELTABLE)])
 
 
 def _table_message(instance: str, call: str, kind: int) -> Message:
     name = table_name(instance)
-    body = _nfgenmsg(socket.AF_INET) + text(_NFTA_TABLE_NAME, name)
+    body = _nfgenmsg(_NFPROTO_INET) + text(_NFTA_TABLE_NAME, name)
     return Message(call, name, _subsystem(kind), NLM_F_ACK, body)

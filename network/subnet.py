@@ -1,7 +1,7 @@
 """Pod subnets: what counts as one, and which address in it is whose.
 
-The settings and UpdateRuntimeConfig name subnets as text; ``network.bridge`` uses the
-first IPv4 one, ``network.lease`` hands out its addresses. Pure.
+The settings and UpdateRuntimeConfig name subnets as text, one of each IP family at most;
+``network.lease`` hands out their addresses. Pure.
 
 Invariant: an address that a pool offers is never the subnet's own, its broadcast
 address or the gateway.
@@ -11,21 +11,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Interface, IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import ip_address, ip_interface, ip_network
 from itertools import chain
 
 from network.rtnetlink import Address, Interface, Network
 from runtime.errors import InvalidArgument
 
-_LONGEST_IPV4_PREFIX = 30
-"""A /30 has one address for a pod; smaller subnets have none beside the gateway."""
+_LONGEST_PREFIX = {4: 30, 6: 126}
+"""Such a subnet has an address or two for pods; smaller ones have none beside the gateway."""
+_MOST_IPV6 = 1 << 16
+"""An IPv6 subnet is far larger than any node has pods; its first addresses suffice, and what
+derives from an address (``network.names.hardware_address``) stays unique."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pool:
     """The addresses of one subnet. ``name`` is its text and names it in the state and in faults."""
 
-    network: IPv4Network
+    network: Network
+
+    @property
+    def version(self) -> int:
+        """4 or 6."""
+        return self.network.version
 
     @property
     def name(self) -> str:
@@ -38,56 +46,57 @@ class Pool:
 
     @property
     def gateway_interface(self) -> Interface:
-        return IPv4Interface((int(self.network[1]), self.network.prefixlen))
+        return self.interface(str(self.gateway))
 
     @property
     def size(self) -> int:
         """How many addresses pods can have."""
-        return self.network.num_addresses - 3
+        first, last = self._bounds()
+        return last - first + 1
 
     def interface(self, address: str) -> Interface:
         """``address`` with the subnet's prefix, as the pod's interface gets it."""
-        return IPv4Interface(f"{address}/{self.network.prefixlen}")
+        return ip_interface(f"{address}/{self.network.prefixlen}")
+
+    def twin(self, address: str, of: Pool) -> str:
+        """The address here that stands where ``address`` stands in ``of``; '' if none does."""
+        first, last = self._bounds()
+        number = int(self.network.network_address) + int(ip_address(address)) - int(of.network.network_address)
+        return str(self._address(number)) if first <= number <= last else ""
 
     def candidates(self, after: str = "") -> Iterator[str]:
         """Every pod address once, beginning behind ``after`` and going round."""
-        first, last = int(self.network.network_address) + 2, int(self.network.broadcast_address) - 1
+        first, last = self._bounds()
         begin = int(ip_address(after)) + 1 if after else first
         if not first <= begin <= last:
             begin = first
-        make = type(self.network.network_address)
         for number in chain(range(begin, last + 1), range(first, begin)):
-            yield str(make(number))
+            yield str(self._address(number))
+
+    def _bounds(self) -> tuple[int, int]:
+        """The first and the last address of pods. IPv6 has no broadcast address (RFC 4291)."""
+        base = int(self.network.network_address)
+        if self.version == 4:
+            return base + 2, base + self.network.num_addresses - 2
+        return base + 2, base + min(self.network.num_addresses, _MOST_IPV6) - 1
+
+    def _address(self, number: int) -> Address:
+        return type(self.network.network_address)(number)
 
 
-@dataclass(frozen=True, slots=True)
-class Subnets:
-    """What a list of subnets means: the pool, and what of it does not count (yet), in words."""
-
-    pool: Pool | None
-    notes: tuple[str, ...] = ()
-
-
-def parse_subnets(texts: Sequence[str]) -> Subnets:
-    """The subnets in ``texts``; empty texts are skipped. IPv6 subnets are checked and noted only.
+def parse_subnets(texts: Sequence[str]) -> tuple[Pool, ...]:
+    """The pools of the subnets in ``texts``, in their order; empty texts are skipped.
 
     Raises:
-        InvalidArgument: no subnet, host bits set, too small, not for pods, more than one IPv4 one.
+        InvalidArgument: no subnet, host bits set, too small, not for pods, two of one family.
     """
-    pools: list[Pool] = []
-    notes: list[str] = []
-    for text in (text.strip() for text in texts):
-        if not text:
-            continue
-        network = parse_subnet(text)
-        if isinstance(network, IPv6Network):
-            notes.append(f"{network}: pods have no IPv6 addresses from the built-in bridge yet")
-        else:
-            pools.append(Pool(network))
-    if len(pools) > 1:
-        listed = ", ".join(pool.name for pool in pools)
-        raise InvalidArgument("a pod has one IPv4 address: name one IPv4 subnet", object=listed)
-    return Subnets(pools[0] if pools else None, tuple(notes))
+    pools = tuple(Pool(parse_subnet(text)) for text in map(str.strip, texts) if text)
+    for version in (4, 6):
+        listed = [pool.name for pool in pools if pool.version == version]
+        if len(listed) > 1:
+            message = f"a pod has one IPv{version} address: name one IPv{version} subnet"
+            raise InvalidArgument(message, object=", ".join(listed))
+    return pools
 
 
 def parse_subnet(text: str) -> Network:
@@ -104,6 +113,6 @@ def parse_subnet(text: str) -> Network:
         raise InvalidArgument("a pod subnet needs its prefix length, like 10.85.0.0/16", object=repr(text))
     if network.is_multicast or network.is_loopback or network.is_link_local or network.network_address.is_unspecified:
         raise InvalidArgument("not a subnet that pods can have", object=text)
-    if isinstance(network, IPv4Network) and (network.prefixlen > _LONGEST_IPV4_PREFIX or network.is_reserved):
+    if network.prefixlen > _LONGEST_PREFIX[network.version] or (network.version == 4 and network.is_reserved):
         raise InvalidArgument("too small for a gateway and one pod, or reserved", object=text)
     return network

@@ -12,27 +12,27 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address
 
 from network import device
-from network.hostnet import HostNetworks, check_bridge, check_subnet, links_of_pods, uplink_mtu
+from network.elements import Element, Pod, plan_elements
+from network.hostnet import HostNetworks, check_bridge, check_subnet, links_of_pods, listening_links, uplink_mtu
 from network.names import POD_INTERFACE, Alias, check_link_name
 from network.netlink import NetlinkSocket
 from network.nft import Table
 from network.provider import Attachment
 from network.rtnetlink import Link
 from network.subnet import Pool
+from network.sysctls import SysctlChange, enable_forwarding
 from runtime.errors import FailedPrecondition, Fault
 
 _LOG = logging.getLogger("crisp.network")
-_COMMENT = "pod "
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """The bridge that pods are attached to: its link's index and MTU, and new pods' pool."""
+    """The bridge that pods are attached to: its link's index and MTU, and new pods' pools."""
 
-    pool: Pool
+    pools: tuple[Pool, ...]
     bridge: int
     mtu: int
 
@@ -40,10 +40,10 @@ class Prepared:
 @dataclass(frozen=True, slots=True)
 class Survey:
     """This instance's objects in the kernel: links with their sandbox ids ('' where a kill came
-    before the alias), and sandbox ids by element."""
+    before the alias), and elements."""
 
     links: tuple[tuple[str, Link], ...]
-    elements: dict[str, str]
+    elements: tuple[Element, ...]
 
 
 class Wiring:
@@ -60,7 +60,7 @@ class Wiring:
         self._nft_path = nft_path
         self._route_socket: NetlinkSocket | None = None
         self._nft_table: Table | None = None
-        self.changes: tuple[device.SysctlChange, ...] = ()
+        self.changes: tuple[SysctlChange, ...] = ()
         """The sysctls that ``prepare`` found otherwise, each once."""
 
     @property
@@ -83,9 +83,9 @@ class Wiring:
             self._nft_table.close()
         self._route_socket = self._nft_table = None
 
-    def prepare(self, pool: Pool, older: Sequence[Pool], pods: Sequence[tuple[str, str]]) -> Prepared:
-        """Table, forwarding and bridge for ``pool`` and for the ``older`` ones that pods still
-        use; ``pods`` are their (address, sandbox id) pairs. Idempotent.
+    def prepare(self, pools: Sequence[Pool], older: Sequence[Pool], pods: Sequence[Pod]) -> Prepared:
+        """Table, forwarding and bridge for ``pools`` and for the ``older`` ones that ``pods``, who are
+        there already, still use. Idempotent.
 
         Raises:
             FailedPrecondition: bridge or subnet belong to somebody else.
@@ -93,52 +93,67 @@ class Wiring:
         """
         host = device.read_host(self._route)
         existed = check_bridge(host, self._bridge, self._alias) is not None
-        check_subnet(host, pool.network, self._bridge, self._alias)
-        pools = [pool, *older]
-        self._table.ensure([each.network for each in pools])
-        self._note(device.set_sysctl("ipv4/ip_forward", "1"))
-        mtu = uplink_mtu(host)
-        index = device.ensure_bridge(self._route, host, self._bridge, self._alias, mtu, pools)
-        self._check_again(pool, existed)
+        self._check_subnets(host, pools)
+        everyones = [*pools, *older]
+        versions = {pool.version for pool in everyones}
+        self._table.ensure([pool.network for pool in everyones])
+        self._note(enable_forwarding(versions, listening_links(host)))
+        mtu = uplink_mtu(host, versions)
+        index = device.ensure_bridge(self._route, host, self._bridge, self._alias, mtu, everyones)
+        self._check_again(pools, existed)
         device.restore_ports(self._route, host, self._alias, index)
-        self._table.add([_element(address, sandbox_id) for address, sandbox_id in pods])
-        return Prepared(pool, index, mtu)
+        self._table.add([element for pod in pods for element in plan_elements(pod)])
+        return Prepared(tuple(pools), index, mtu)
 
-    def _check_again(self, pool: Pool, existed: bool) -> None:
+    def _check_subnets(self, host: HostNetworks, pools: Sequence[Pool]) -> None:
+        for pool in pools:
+            check_subnet(host, pool.network, self._bridge, self._alias)
+
+    def _check_again(self, pools: Sequence[Pool], existed: bool) -> None:
         """Two instances that start at once both find the subnet free; the look after it tells."""
         try:
-            check_subnet(device.read_host(self._route), pool.network, self._bridge, self._alias)
+            self._check_subnets(device.read_host(self._route), pools)
         except FailedPrecondition:
             if not existed:
                 device.delete_owned(self._route, self._bridge, self._alias)
             raise
 
-    def _note(self, change: device.SysctlChange | None) -> None:
-        if change is not None and change.name not in {known.name for known in self.changes}:
-            self.changes += (change,)
-            _LOG.info("set the sysctl %s to %s (was %s)", change.name, change.after, change.before)
+    def _note(self, changes: Sequence[SysctlChange]) -> None:
+        known = {change.name for change in self.changes}
+        for change in changes:
+            if change.name not in known:
+                self.changes += (change,)
+                _LOG.info("set the sysctl %s to %s (was %s)", change.name, change.after, change.before)
 
-    def wire(self, prepared: Prepared, sandbox_id: str, address: str, fds: Sequence[int]) -> Attachment:
-        """Give the pod its interface, address, route and set element. ``fds``: the pod's network
-        namespace and a NETLINK_ROUTE socket in it, borrowed."""
+    def wire(self, prepared: Prepared, pod: Pod, fds: Sequence[int]) -> Attachment:
+        """Give the pod its interface, addresses (in the order of the pools), routes and set elements.
+        ``fds``: the pod's network namespace and a NETLINK_ROUTE socket in it, borrowed."""
         netns_fd, netlink_fd = fds
-        end = device.PodEnd(prepared.pool.interface(address), prepared.pool.gateway, prepared.mtu)
-        name = device.create_pair(self._route, self._pod(sandbox_id), netns_fd, prepared.bridge, end)
+        end = device.PodEnd(
+            tuple(pool.interface(address) for pool, address in zip(prepared.pools, pod.addresses, strict=True)),
+            tuple(pool.gateway for pool in prepared.pools),
+            prepared.mtu,
+        )
+        name = device.create_pair(self._route, self._pod(pod.sandbox_id), netns_fd, prepared.bridge, end)
         device.configure_pod(netlink_fd, end)
-        self._table.add([_element(address, sandbox_id)])
+        self._table.add(plan_elements(pod))
         return Attachment(
             provider="bridge",
-            addresses=(address,),
-            gateway=str(end.gateway),
+            addresses=pod.addresses,
+            gateway=str(end.gateways[0]),
             interface=POD_INTERFACE,
             host_interface=name,
             mtu=end.mtu,
         )
 
-    def unwire(self, addresses: Sequence[str]) -> None:
+    def unwire(self, pod: Pod) -> None:
         """Remove the pod's set elements; the link goes with its namespace."""
-        for address in addresses:
-            self._table.discard(IPv4Address(address))
+        self._table.discard(plan_elements(pod))
+
+    def drop_orphan_element(self, name: str, sandbox_id: str) -> None:
+        """Remove what a survey has found, by what it is called and who it says it belongs to."""
+        found = self._table.elements() or ()
+        self._table.discard([each for each in found if (each.describe(), each.owner) == (name, sandbox_id)])
 
     def drop_link(self, sandbox_id: str) -> bool:
         """Delete the pod's link if it is there still."""
@@ -165,9 +180,7 @@ class Wiring:
 
     def survey(self) -> Survey:
         host: HostNetworks = device.read_host(self._route)
-        comments = self._table.elements() or {}
-        elements = {address: comment.removeprefix(_COMMENT) for address, comment in comments.items()}
-        return Survey(tuple(links_of_pods(host.links, self._alias)), elements)
+        return Survey(tuple(links_of_pods(host.links, self._alias)), tuple(self._table.elements() or ()))
 
     def drop_orphan_link(self, name: str, sandbox_id: str) -> None:
         device.delete_owned(self._route, name, self._pod(sandbox_id))
@@ -179,7 +192,3 @@ class Wiring:
 
     def _pod(self, sandbox_id: str) -> Alias:
         return Alias(self._alias.instance, sandbox_id)
-
-
-def _element(address: str, sandbox_id: str) -> tuple[IPv4Address, str]:
-    return IPv4Address(address), f"{_COMMENT}{sandbox_id}"

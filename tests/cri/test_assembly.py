@@ -301,7 +301,7 @@ async def test_the_network_stays_while_an_address_is_held_and_with_who_only_look
     async with serving(settings) as crisp:
         provider = crisp.host.network["bridge"]
         await provider.prepare()
-        await provider._leases.acquire(provider._prepared.pool, "f" * 64)
+        await provider._leases.acquire(provider._prepared.pools[0], "f" * 64)
     assert bridge.exists() and "the network stays: remove the bridge" in caplog.text
     async with contextlib.AsyncExitStack() as undo:
         host = await assembly.build(settings, undo, looking=True)

@@ -168,7 +168,7 @@ def check_stopped(daemon: Daemon) -> None:
 
 def masqueraded(daemon: Daemon) -> set[str]:
     """The addresses that the daemon's table knows: each from its attachment until its detachment."""
-    command = ["nft", "list", "set", "ip", table_name(daemon.instance), "pods_v4"]
+    command = ["nft", "list", "set", "inet", table_name(daemon.instance), "pods_v4"]
     listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return set(re.findall(r"\d+\.\d+\.\d+\.\d+", listed))
 

@@ -49,23 +49,37 @@ async def test_the_cgroup_driver_is_cgroupfs(crisp: Crisp) -> None:
     assert answer.linux.cgroup_driver == api.CGROUPFS
 
 
+async def use_cidr(crisp: Crisp, cidr: str) -> None:
+    config = api.RuntimeConfig(network_config=api.NetworkConfig(pod_cidr=cidr))
+    await crisp.runtime.UpdateRuntimeConfig(api.UpdateRuntimeConfigRequest(runtime_config=config))
+
+
+async def test_with_two_pod_cidrs_a_pod_has_two_addresses_and_says_so_everywhere(crisp: Crisp) -> None:
+    try:
+        await use_cidr(crisp, "fd00:212::/64,10.212.78.0/24")
+        pod = await crisp.run_pod(crisp.pod("dual", hostname="dual"))
+        answer = await crisp.runtime.PodSandboxStatus(api.PodSandboxStatusRequest(pod_sandbox_id=pod))
+        assert answer.status.network.ip == "fd00:212::2"
+        assert [each.ip for each in answer.status.network.additional_ips] == ["10.212.78.2"]
+        hosts = (crisp.host.state / "pods" / pod / "files" / "hosts").read_text()
+        assert hosts.endswith("fd00:212::2\tdual\n10.212.78.2\tdual\n")
+    finally:
+        await use_cidr(crisp, crisp.host.settings.network.subnets[0])
+
+
 async def test_a_pod_cidr_is_stored_and_used_for_pods_that_come(crisp: Crisp) -> None:
     old = await crisp.run_pod()
     before = crisp.host.store.sandboxes.get(old).addresses
 
-    async def use(cidr: str) -> None:
-        config = api.RuntimeConfig(network_config=api.NetworkConfig(pod_cidr=cidr))
-        await crisp.runtime.UpdateRuntimeConfig(api.UpdateRuntimeConfigRequest(runtime_config=config))
-
     with pytest.raises(grpc.aio.AioRpcError) as refused:
-        await use("10.0.0.0/99")
+        await use_cidr(crisp, "10.0.0.0/99")
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     original = crisp.host.settings.network.subnets[0]
-    await use("10.212.77.0/24")
+    await use_cidr(crisp, "10.212.77.0/24")
     try:
         new = crisp.host.store.sandboxes.get(await crisp.run_pod())
         assert new.addresses[0].startswith("10.212.77.")
         assert crisp.host.meta.get(POD_CIDR) == "10.212.77.0/24"
         assert crisp.host.store.sandboxes.get(old).addresses == before
     finally:
-        await use(original)
+        await use_cidr(crisp, original)

@@ -26,7 +26,10 @@ from tests.descriptors import open_descriptors
 SETTINGS = BridgeSettings(
     instance="0badcafe", root="/var/lib/test", bridge="crt0", subnets=("10.91.0.0/24",), rest=0.1, linger=0.05
 )
+DUAL = replace(SETTINGS, subnets=("10.91.0.0/24", "fd00:91::/64"))
 ONE, TWO = "1a" * 32, "2b" * 32
+FAMILIES = pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6], ids=["ipv4", "ipv6"])
+KINDS = pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM], ids=["tcp", "udp"])
 SECONDS = 30
 
 
@@ -50,7 +53,9 @@ class Node:
         return {link["ifname"] for link in json.loads(self.host.ip("-j", "link"))}
 
     def elements(self) -> str:
-        return str(self.host.run("nft", "list", "set", "ip", "crisp_0badcafe", "pods_v4").stdout)
+        """The pods' addresses in nftables."""
+        sets = ("pods_v4", "pods_v6")
+        return "".join(self.host.run("nft", "list", "set", "inet", "crisp_0badcafe", name).stdout for name in sets)
 
 
 @pytest.fixture
@@ -87,21 +92,21 @@ async def _until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-def _listen(netns: Any, kind: int = socket.SOCK_STREAM) -> socket.socket:
+def _listen(netns: Any, kind: int = socket.SOCK_STREAM, family: int = socket.AF_INET) -> socket.socket:
     """A socket in ``netns`` that answers each peer with the address it sees, until it is closed."""
-    server: socket.socket = netns.open_socket(socket.AF_INET, kind)
-    server.bind(("0.0.0.0", 0))
+    server: socket.socket = netns.open_socket(family, kind)
+    server.bind(("", 0))
     server.settimeout(SECONDS)
 
     def answer_stream() -> None:
         server.listen()
         while True:
             try:
-                peer, (address, _) = server.accept()
+                peer, where = server.accept()
             except OSError:
                 return
             with peer:
-                peer.sendall(address.encode())
+                peer.sendall(str(where[0]).encode())
 
     def answer_datagram() -> None:
         while True:
@@ -122,7 +127,7 @@ def _listen(netns: Any, kind: int = socket.SOCK_STREAM) -> socket.socket:
 
 def _ask(netns: Any, address: str, server: socket.socket, kind: int = socket.SOCK_STREAM) -> str:
     """Which address ``server`` sees when ``netns`` talks to it at ``address``."""
-    with netns.open_socket(socket.AF_INET, kind) as client:
+    with netns.open_socket(server.family, kind) as client:
         client.settimeout(SECONDS)
         client.connect((address, server.getsockname()[1]))
         if kind == socket.SOCK_DGRAM:
@@ -136,55 +141,88 @@ def _end(server: socket.socket) -> None:
     server.close()
 
 
-@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM], ids=["tcp", "udp"])
+def _pick(addresses: tuple[str, ...], family: int) -> str:
+    (found,) = (address for address in addresses if (":" in address) == (family == socket.AF_INET6))
+    return found
+
+
+@FAMILIES
+@KINDS
 def test_pods_reach_each_other_and_the_host_both_ways_with_their_own_addresses(
-    run_node: Callable[..., None], kind: int
+    run_node: Callable[..., None], kind: int, family: int
 ) -> None:
     async def test(node: Node) -> None:
         (one, first), (two, second) = await node.attach(ONE), await node.attach(TWO)
-        assert (first.addresses, second.addresses) == (("10.91.0.2",), ("10.91.0.3",))
+        assert first.addresses == ("10.91.0.2", "fd00:91::2") and second.addresses == ("10.91.0.3", "fd00:91::3")
         assert (first.gateway, first.interface, first.host_interface) == ("10.91.0.1", "eth0", "crp1a1a1a1a1a1a")
-        in_pod, on_host = _listen(two, kind), _listen(node.host, kind)
+        gateway, here, there = (
+            _pick(pair, family) for pair in (("10.91.0.1", "fd00:91::1"), first.addresses, second.addresses)
+        )
+        in_pod, on_host = _listen(two, kind, family), _listen(node.host, kind, family)
         try:
-            assert _ask(one, "10.91.0.3", in_pod, kind) == "10.91.0.2"
-            assert _ask(two, "10.91.0.3", in_pod, kind) == "10.91.0.3"
-            assert _ask(node.host, "10.91.0.3", in_pod, kind) == "10.91.0.1"
-            assert _ask(one, "10.91.0.1", on_host, kind) == "10.91.0.2"
+            assert _ask(one, there, in_pod, kind) == here
+            assert _ask(two, there, in_pod, kind) == there
+            assert _ask(node.host, there, in_pod, kind) == gateway
+            assert _ask(one, gateway, on_host, kind) == here
         finally:
             _end(in_pod)
             _end(on_host)
 
-    run_node(test)
+    run_node(test, DUAL)
 
 
-@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM], ids=["tcp", "udp"])
-def test_beyond_a_router_a_pod_has_the_nodes_address(run_node: Callable[..., None], kind: int) -> None:
+@FAMILIES
+@KINDS
+def test_beyond_a_router_a_pod_has_the_nodes_address(run_node: Callable[..., None], kind: int, family: int) -> None:
     """The outside host knows no way to the pods' subnet: without masquerade nothing comes back."""
 
     async def test(node: Node) -> None:
-        router, outside = node.make_netns(), node.make_netns()
-        _connect(node.host, "up0", "172.20.0.2/24", router, "down0", "172.20.0.1/24")
-        _connect(router, "out0", "203.0.113.1/24", outside, "in0", "203.0.113.9/24")
-        node.host.ip("route", "add", "default", "via", "172.20.0.1")
-        outside.ip("route", "add", "172.20.0.0/24", "via", "203.0.113.1")
-        assert router.run("sysctl", "-q", "-w", "net.ipv4.ip_forward=1").returncode == 0
+        _, outside = _reach_outside(node)
         pod, _ = await node.attach(ONE)
-        server = _listen(outside, kind)
+        server = _listen(outside, kind, family)
+        beyond, seen = (_pick(pair, family) for pair in (OUTSIDE, NODE_ADDRESSES))
         try:
-            assert _ask(pod, "203.0.113.9", server, kind) == "172.20.0.2"
+            assert _ask(pod, beyond, server, kind) == seen
             await node.provider.detach(ONE)
             with pytest.raises(OSError):
-                pod.do(lambda: _ask_briefly(pod, server, kind))
+                pod.do(lambda: _ask_briefly(pod, beyond, server, kind))
         finally:
             _end(server)
 
-    run_node(test)
+    run_node(test, DUAL)
 
 
-def _ask_briefly(pod: Any, server: socket.socket, kind: int) -> None:
-    with pod.open_socket(socket.AF_INET, kind) as client:
+NODE_ADDRESSES, OUTSIDE = ("172.20.0.2", "2001:db8:20::2"), ("203.0.113.9", "2001:db8:9::9")
+
+
+def _reach_outside(node: Node) -> tuple[Any, Any]:
+    """A router next to the node, and a host beyond it that knows the node's network alone."""
+    router, outside = node.make_netns(), node.make_netns()
+    _connect(node.host, "up0", "172.20.0.2/24", router, "down0", "172.20.0.1/24")
+    _connect(router, "out0", "203.0.113.1/24", outside, "in0", "203.0.113.9/24")
+    for netns, name, address in (
+        (node.host, "up0", "2001:db8:20::2/64"),
+        (router, "down0", "2001:db8:20::1/64"),
+        (router, "out0", "2001:db8:9::1/64"),
+        (outside, "in0", "2001:db8:9::9/64"),
+    ):
+        netns.ip("address", "add", address, "dev", name, "nodad")
+    for netns, destination, gateway in (
+        (node.host, "0.0.0.0/0", "172.20.0.1"),
+        (node.host, "::/0", "2001:db8:20::1"),
+        (outside, "172.20.0.0/24", "203.0.113.1"),
+        (outside, "2001:db8:20::/64", "2001:db8:9::1"),
+    ):
+        netns.ip("route", "add", destination, "via", gateway)
+    for name in ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"):
+        assert router.run("sysctl", "-q", "-w", f"{name}=1").returncode == 0
+    return router, outside
+
+
+def _ask_briefly(pod: Any, address: str, server: socket.socket, kind: int) -> None:
+    with pod.open_socket(server.family, kind) as client:
         client.settimeout(0.3)
-        client.connect(("203.0.113.9", server.getsockname()[1]))
+        client.connect((address, server.getsockname()[1]))
         client.send(b"?")
         client.recv(64)
 
@@ -323,7 +361,9 @@ def test_what_belongs_to_nobody_is_found_and_removed(run_node: Callable[..., Non
         assert {(orphan.kind, orphan.name, orphan.owner) for orphan in found} == {
             (OrphanKind.LINK, lost.host_interface, TWO),
             (OrphanKind.ELEMENT, "10.91.0.3", TWO),
+            (OrphanKind.ELEMENT, "fd00:91::3", TWO),
             (OrphanKind.LEASE, "10.91.0.3", TWO),
+            (OrphanKind.LEASE, "fd00:91::3", TWO),
         }
         for _ in range(2):
             for orphan in found:
@@ -331,7 +371,7 @@ def test_what_belongs_to_nobody_is_found_and_removed(run_node: Callable[..., Non
         assert await node.provider.orphans([ONE]) == ()
         assert node.links() == 1 and kept.addresses[0] in node.elements()
 
-    run_node(test, store=store)
+    run_node(test, DUAL, store)
 
 
 def test_somebody_removes_the_bridge_and_flushes_all_tables_and_pods_get_both_back(
@@ -354,22 +394,36 @@ def test_somebody_removes_the_bridge_and_flushes_all_tables_and_pods_get_both_ba
     run_node(test)
 
 
-def test_a_new_subnet_is_for_new_pods_and_the_old_ones_keep_working(run_node: Callable[..., None]) -> None:
+@FAMILIES
+def test_new_subnets_are_for_new_pods_and_the_old_ones_keep_working(run_node: Callable[..., None], family: int) -> None:
     async def test(node: Node) -> None:
         one, first = await node.attach(ONE)
-        await node.provider.set_subnets(["10.92.0.0/24", "fd00:92::/64"])
+        await node.provider.set_subnets(["fd00:92::/64", "10.92.0.0/24"])
         two, second = await node.attach(TWO)
-        assert (first.addresses, second.addresses) == (("10.91.0.2",), ("10.92.0.2",))
-        assert "fd00:92::/64: pods have no IPv6" in (await node.provider.status()).message
-        server = _listen(two)
+        assert first.addresses == ("10.91.0.2", "fd00:91::2")
+        assert (second.addresses, second.gateway) == (("fd00:92::2", "10.92.0.2"), "fd00:92::1")
+        here, there = _pick(first.addresses, family), _pick(second.addresses, family)
+        server = _listen(two, family=family)
         try:
-            assert _ask(one, "10.92.0.2", server) == "10.91.0.2"
+            assert _ask(one, there, server) == here
         finally:
             _end(server)
         await node.provider.detach(ONE)
-        assert "10.91.0.2" not in node.elements()
+        assert here not in node.elements() and there in node.elements()
 
-    run_node(test)
+    run_node(test, DUAL)
+
+
+def test_pods_of_ipv6_alone_have_no_ipv4_and_leave_the_hosts_ipv4_as_it_is(run_node: Callable[..., None]) -> None:
+    async def test(node: Node) -> None:
+        node.host.run("sysctl", "-q", "-w", "net.ipv4.ip_forward=0")
+        pod, attachment = await node.attach(ONE)
+        assert (attachment.addresses, attachment.gateway) == (("fd00:91::2",), "fd00:91::1")
+        assert "inet " not in pod.ip("address", "show", "dev", "eth0")
+        assert node.host.run("cat", "/proc/sys/net/ipv4/ip_forward").stdout == "0\n"
+        assert [change.name for change in node.provider.sysctl_changes] == ["net.ipv6.conf.all.forwarding"]
+
+    run_node(test, replace(SETTINGS, subnets=("fd00:91::/64",)))
 
 
 def test_without_a_subnet_the_network_is_not_ready_until_one_comes(run_node: Callable[..., None]) -> None:
@@ -408,6 +462,19 @@ def test_a_pool_that_is_used_up_is_named(run_node: Callable[..., None]) -> None:
             await node.attach(TWO)
 
     run_node(test, replace(SETTINGS, subnets=("10.91.0.0/30",)))
+
+
+def test_with_one_pool_used_up_nothing_is_held_of_the_other(run_node: Callable[..., None]) -> None:
+    async def test(node: Node) -> None:
+        for sandbox_id in (ONE, TWO):
+            await node.attach(sandbox_id)
+        three = "3c" * 32
+        with pytest.raises(ResourceExhausted, match="pool fd00:91::/126: no free address: of 2 pods have 2"):
+            await node.attach(three)
+        await node.provider.detach(three)
+        assert await node.provider.orphans([ONE, TWO]) == ()
+
+    run_node(test, replace(SETTINGS, subnets=("10.91.0.0/24", "fd00:91::/126")))
 
 
 def test_a_host_without_nft_is_not_ready_and_says_what_to_install(run_node: Callable[..., None]) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+import socket
 from collections.abc import Callable, Iterator
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
 import pytest
@@ -24,7 +25,9 @@ POOL = Pool(IPv4Network("10.91.0.0/24"))
 OTHER_POOL = Pool(IPv4Network("10.92.0.0/24"))
 SANDBOX = "5a" * 32
 POD = Alias(INSTANCE, SANDBOX)
-END = PodEnd(POOL.interface("10.91.0.2"), POOL.gateway, 1500)
+END = PodEnd((POOL.interface("10.91.0.2"),), (POOL.gateway,), 1500)
+POOL_V6 = Pool(IPv6Network("fd00:91::/64"))
+BOTH = PodEnd((POOL_V6.interface("fd00:91::7"), POOL.interface("10.91.0.2")), (POOL_V6.gateway, POOL.gateway), 1500)
 
 
 @pytest.fixture
@@ -42,9 +45,12 @@ def _bridge(host: Any, route: NetlinkSocket, pools: list[Pool], mtu: int = 1500)
     return index
 
 
-def _addresses(netns: Any, link: str) -> set[str]:
-    found = json.loads(netns.ip("-j", "-4", "address", "show", "dev", link))
-    return {f"{one['local']}/{one['prefixlen']}" for one in found[0]["addr_info"]}
+def _addresses(netns: Any, link: str, family: str = "-4") -> set[str]:
+    """Those of global scope: the kernel makes the others."""
+    found = json.loads(netns.ip("-j", family, "address", "show", "dev", link, "scope", "global"))
+    return {
+        f"{one['local']}/{one['prefixlen']}" for entry in found for one in entry.get("addr_info", ()) if "local" in one
+    }
 
 
 def test_a_bridge_is_up_named_and_has_the_gateway_address(host: Any, route: NetlinkSocket) -> None:
@@ -78,7 +84,7 @@ def test_the_bridge_keeps_its_hardware_address_when_ports_come(
 def test_a_pod_gets_loopback_address_and_default_route(host: Any, route: NetlinkSocket, make_netns: Any) -> None:
     pod = make_netns()
     index = _bridge(host, route, [POOL])
-    name = device.create_pair(route, POD, pod.fd, index, PodEnd(END.interface, END.gateway, 1450))
+    name = device.create_pair(route, POD, pod.fd, index, PodEnd(END.interfaces, END.gateways, 1450))
     with pod.route_socket() as inside:
         device.configure_pod(inside.fileno(), END)
     link = device.find_link(route, name)
@@ -89,6 +95,30 @@ def test_a_pod_gets_loopback_address_and_default_route(host: Any, route: Netlink
     assert json.loads(pod.ip("-j", "route", "show", "default"))[0]["gateway"] == "10.91.0.1"
     assert "UP" in json.loads(pod.ip("-j", "link", "show", "lo"))[0]["flags"]
     assert json.loads(pod.ip("-j", "link", "show", "eth0"))[0]["address"] == "0a:58:0a:5b:00:02"
+
+
+def test_a_pod_of_both_families_can_use_its_addresses_at_once(host: Any, route: NetlinkSocket, make_netns: Any) -> None:
+    pod = make_netns()
+    index = _bridge(host, route, [POOL_V6, POOL])
+    device.create_pair(route, POD, pod.fd, index, BOTH)
+    with pod.route_socket() as inside, pod.open_socket(socket.AF_INET6, socket.SOCK_DGRAM) as bound:
+        device.configure_pod(inside.fileno(), BOTH)
+        bound.bind(("fd00:91::7", 0))  # EADDRNOTAVAIL while the kernel asks whether somebody has it
+    assert _addresses(pod, "eth0") == {"10.91.0.2/24"}
+    assert _addresses(pod, "eth0", "-6") == {"fd00:91::7/64"}
+    assert json.loads(pod.ip("-j", "-6", "route", "show", "default"))[0]["gateway"] == "fd00:91::1"
+    assert json.loads(pod.ip("-j", "link", "show", "eth0"))[0]["address"] == "0a:58:0a:5b:00:02"
+
+
+def test_the_bridge_has_the_gateway_of_either_family_also_where_links_begin_without_ipv6(
+    host: Any, route: NetlinkSocket
+) -> None:
+    host.run("sysctl", "-q", "-w", "net.ipv6.conf.default.disable_ipv6=1")
+    index = _bridge(host, route, [POOL_V6, POOL])
+    assert _addresses(host, "crt0") == {"10.91.0.1/24"}
+    assert _addresses(host, "crt0", "-6") == {"fd00:91::1/64"}
+    assert _bridge(host, route, [POOL]) == index
+    assert _addresses(host, "crt0", "-6") == set()
 
 
 def test_a_pair_left_by_a_broken_attempt_is_replaced(host: Any, route: NetlinkSocket, make_netns: Any) -> None:
@@ -165,28 +195,13 @@ def test_ports_return_to_a_bridge_that_was_made_again(host: Any, route: NetlinkS
     device.restore_ports(route, stale, OURS, index)
 
 
-def test_a_sysctl_change_is_told_once(host: Any) -> None:
-    def twice() -> list[device.SysctlChange | None]:
-        return [device.set_sysctl("ipv4/ip_forward", value) for value in ("0", "1", "1")]
-
-    first, second, third = host.do(twice)[-3:]
-    assert second == device.SysctlChange("net.ipv4.ip_forward", "0", "1")
-    assert third is None and (first is None or first.after == "0")
-
-
-def test_a_sysctl_that_the_kernel_lacks_is_no_fault_and_one_that_refuses_is(host: Any) -> None:
-    assert host.do(lambda: device.set_sysctl("ipv4/no_such_thing", "1")) is None
-    with pytest.raises(HostFault) as caught:
-        host.do(lambda: device.set_sysctl("ipv4/ip_forward", "many"))
-    assert (caught.value.object, caught.value.errno) == ("/proc/sys/net/ipv4/ip_forward", errno.EINVAL)
-
-
 def test_reading_the_host_sees_links_addresses_and_routes(host: Any, route: NetlinkSocket) -> None:
     host.ip("link", "add", "up0", "type", "veth", "peer", "name", "up1")
     host.ip("link", "set", "up1", "up")
     host.ip("address", "add", "172.20.0.5/24", "dev", "up0")
     host.ip("link", "set", "up0", "up")
     host.ip("route", "add", "default", "via", "172.20.0.1")
+    host.ip("route", "add", "2001:db8:7::/64", "dev", "up0")
     seen = device.read_host(route)
     link = seen.link_named("up0")
     assert link is not None and link.kind == "veth"
@@ -194,6 +209,8 @@ def test_reading_the_host_sees_links_addresses_and_routes(host: Any, route: Netl
     assert {str(found.destination) for found in seen.routes if found.link == link.index and found.table == 254} == {
         "0.0.0.0/0",
         "172.20.0.0/24",
+        "2001:db8:7::/64",
+        "fe80::/64",
     }
 
 

@@ -5,18 +5,22 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from network.elements import Element
 from network.nft import Table
 from runtime.errors import HostFault
 
 INSTANCE = "0badcafe"
 SUBNET = IPv4Network("10.91.0.0/24")
-ONE, TWO = IPv4Address("10.91.0.2"), IPv4Address("10.91.0.3")
+SUBNET_V6 = IPv6Network("fd00:91::/64")
+ONE = Element("pods_v4", IPv4Address("10.91.0.2").packed, "one")
+TWO = Element("pods_v4", IPv4Address("10.91.0.3").packed)
+SIX = Element("pods_v6", IPv6Address("fd00:91::2").packed, "one")
 
 
 @pytest.fixture
@@ -32,50 +36,59 @@ def _ruleset(host: Any) -> list[dict[str, Any]]:
 
 
 def test_the_table_masquerades_pods_and_is_the_same_when_made_again(host: Any, table: Table) -> None:
-    host.do(lambda: table.ensure([SUBNET]))
+    host.do(lambda: table.ensure([SUBNET, SUBNET_V6]))
     first = host.run("nft", "-s", "list", "ruleset").stdout
-    host.do(lambda: table.ensure([SUBNET]))
+    host.do(lambda: table.ensure([SUBNET, SUBNET_V6]))
     assert host.run("nft", "-s", "list", "ruleset").stdout == first
     assert "ip saddr @pods_v4 ip daddr != @subnets_v4" in first and "masquerade" in first
+    assert "ip6 saddr @pods_v6 ip6 daddr != @subnets_v6" in first
     assert {entry["table"]["name"] for entry in _ruleset(host) if "table" in entry} == {f"crisp_{INSTANCE}"}
 
 
 def test_subnets_follow_and_elements_stay_when_the_table_is_made_again(host: Any, table: Table) -> None:
     host.do(lambda: table.ensure([SUBNET]))
-    table.add([(ONE, "pod one")])
+    table.add([ONE, SIX])
     host.do(lambda: table.ensure([IPv4Network("10.92.0.0/24"), SUBNET]))
-    assert table.elements() == {"10.91.0.2": "pod one"}
-    listed = host.run("nft", "list", "set", "ip", table.name, "subnets_v4").stdout
+    assert table.elements() == [ONE, SIX]
+    listed = host.run("nft", "list", "set", "inet", table.name, "subnets_v4").stdout
     assert "10.91.0.0/24" in listed and "10.92.0.0/24" in listed
     host.do(lambda: table.ensure([]))
-    assert "elements" not in host.run("nft", "list", "set", "ip", table.name, "subnets_v4").stdout
+    assert "elements" not in host.run("nft", "list", "set", "inet", table.name, "subnets_v4").stdout
 
 
 def test_adding_and_removing_an_element_may_be_repeated(host: Any, table: Table) -> None:
     host.do(lambda: table.ensure([SUBNET]))
     for _ in range(2):
-        table.add([(ONE, "pod one"), (TWO, "")])
-    assert table.elements() == {"10.91.0.2": "pod one", "10.91.0.3": ""}
-    assert 'comment "pod one"' in host.run("nft", "list", "table", "ip", table.name).stdout
-    assert table.discard(ONE) and not table.discard(ONE)
-    assert table.elements() == {"10.91.0.3": ""}
+        table.add([ONE, TWO, SIX])
+    assert sorted(table.elements() or (), key=str) == [ONE, TWO, SIX]
+    assert 'comment "pod one"' in host.run("nft", "list", "table", "inet", table.name).stdout
+    assert table.discard([ONE]) and not table.discard([ONE]) and table.discard([])
+    assert sorted(table.elements() or (), key=str) == [TWO, SIX]
+
+
+def test_of_several_elements_those_that_are_there_go(host: Any, table: Table) -> None:
+    host.do(lambda: table.ensure([SUBNET]))
+    table.add([ONE, SIX])
+    assert not table.discard([ONE, TWO, SIX])
+    assert table.elements() == []
 
 
 def test_a_thousand_elements_go_in_and_come_out(host: Any, table: Table) -> None:
     host.do(lambda: table.ensure([SUBNET]))
     first = int(IPv4Address("10.93.0.0"))
-    wanted = {str(IPv4Address(first + number)): f"pod {number:064x}" for number in range(1000)}
-    table.add([(IPv4Address(address), comment) for address, comment in wanted.items()])
-    assert table.elements() == wanted
+    wanted = {Element("pods_v4", IPv4Address(first + number).packed, f"{number:064x}") for number in range(1000)}
+    table.add(list(wanted))
+    listed = table.elements() or []
+    assert (set(listed), len(listed)) == (wanted, 1000)
 
 
 def test_without_a_table_adding_fails_and_everything_else_says_it_is_gone(table: Table) -> None:
     with pytest.raises(HostFault) as caught:
-        table.add([(ONE, "pod one")])
+        table.add([ONE])
     assert (caught.value.call, caught.value.errno) == ("NFT_MSG_NEWSETELEM", errno.ENOENT)
-    assert "10.91.0.2 in crisp_0badcafe" in str(caught.value)
+    assert "10.91.0.2 in pods_v4 of crisp_0badcafe" in str(caught.value)
     assert table.elements() is None
-    assert not table.exists() and not table.discard(ONE) and not table.delete()
+    assert not table.exists() and not table.discard([ONE]) and not table.delete()
 
 
 def test_deleting_the_table_leaves_other_tables_alone(host: Any, table: Table) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, ip_address
 from typing import Any
 
 import pytest
 
-from network.device import SysctlChange, read_host
+from network.device import read_host
+from network.elements import Element, Pod
 from network.subnet import Pool
+from network.sysctls import SysctlChange
 from network.wiring import Prepared, Survey, Wiring
 from runtime.errors import FailedPrecondition, HostFault, InvalidArgument
 
@@ -30,8 +32,8 @@ class Daemon:
     def call(self, name: str, *arguments: Any) -> Any:
         return self._executor.submit(getattr(self.wiring, name), *arguments).result()
 
-    def prepare(self, pool: Pool = POOL, *older: Pool, pods: tuple[tuple[str, str], ...] = ()) -> Prepared:
-        prepared: Prepared = self.call("prepare", pool, older, pods)
+    def prepare(self, pool: Pool = POOL, *older: Pool, pods: tuple[Pod, ...] = ()) -> Prepared:
+        prepared: Prepared = self.call("prepare", (pool,), older, pods)
         return prepared
 
     def close(self) -> None:
@@ -55,14 +57,14 @@ def other(host: Any) -> Iterator[Daemon]:
 
 def _wire(daemon: Daemon, prepared: Prepared, pod: Any, sandbox: str = SANDBOX, address: str = "10.91.0.2") -> Any:
     with pod.route_socket() as inside:
-        return daemon.call("wire", prepared, sandbox, address, (pod.fd, inside.fileno()))
+        return daemon.call("wire", prepared, Pod(sandbox, (address,)), (pod.fd, inside.fileno()))
 
 
 def test_a_prepared_host_forwards_and_says_what_it_changed(host: Any, daemon: Daemon) -> None:
     host.run("sysctl", "-q", "-w", "net.ipv4.ip_forward=0")
     prepared = daemon.prepare()
     assert daemon.prepare() == prepared
-    assert (prepared.pool, prepared.mtu) == (POOL, 1500)
+    assert (prepared.pools, prepared.mtu) == ((POOL,), 1500)
     assert daemon.wiring.changes == (SysctlChange("net.ipv4.ip_forward", "0", "1"),)
     assert host.run("cat", "/proc/sys/net/ipv4/ip_forward").stdout == "1\n"
     assert daemon.call("problem", prepared) == ""
@@ -84,20 +86,23 @@ def test_a_wired_pod_is_in_the_survey_with_its_sandbox_id(daemon: Daemon, make_n
     attachment = _wire(daemon, daemon.prepare(), make_netns())
     survey = daemon.call("survey")
     assert {owner: link.name for owner, link in survey.links} == {SANDBOX: attachment.host_interface}
-    assert survey.elements == {"10.91.0.2": SANDBOX}
-    daemon.call("unwire", ["10.91.0.2"])
-    daemon.call("unwire", ["10.91.0.2"])
+    assert [(element.describe(), element.owner) for element in survey.elements] == [("10.91.0.2", SANDBOX)]
+    daemon.call("drop_orphan_element", "10.91.0.2", "6b" * 32)
+    assert daemon.call("survey").elements == survey.elements
+    daemon.call("drop_orphan_element", "10.91.0.2", SANDBOX)
+    assert daemon.call("survey").elements == ()
+    daemon.call("unwire", Pod(SANDBOX, ("10.91.0.2",)))
     daemon.call("drop_orphan_link", attachment.host_interface, "6b" * 32)
     assert [owner for owner, _ in daemon.call("survey").links] == [SANDBOX]
     daemon.call("drop_orphan_link", attachment.host_interface, SANDBOX)
     daemon.call("drop_orphan_link", attachment.host_interface, SANDBOX)
-    assert daemon.call("survey") == Survey((), {})
+    assert daemon.call("survey") == Survey((), ())
 
 
 def test_prepare_gives_running_pods_their_elements_and_older_gateways(host: Any, daemon: Daemon) -> None:
     older = Pool(IPv4Network("10.92.0.0/24"))
-    daemon.prepare(POOL, older, pods=(("10.92.0.9", SANDBOX),))
-    assert daemon.call("survey").elements == {"10.92.0.9": SANDBOX}
+    daemon.prepare(POOL, older, pods=(Pod(SANDBOX, ("10.92.0.9",)),))
+    assert daemon.call("survey").elements == (Element("pods_v4", ip_address("10.92.0.9").packed, SANDBOX),)
     shown = host.ip("address", "show", "dev", "crt0")
     assert "10.91.0.1/24" in shown and "10.92.0.1/24" in shown
 
@@ -187,7 +192,7 @@ def test_without_nft_nothing_is_made(host: Any) -> None:
 def test_a_failed_wiring_names_the_call(daemon: Daemon, make_netns: Any) -> None:
     prepared, pod = daemon.prepare(), make_netns()
     with pod.route_socket() as inside, pytest.raises(HostFault) as caught:
-        daemon.call("wire", prepared, SANDBOX, "10.91.0.2", (4711, inside.fileno()))
+        daemon.call("wire", prepared, Pod(SANDBOX, ("10.91.0.2",)), (4711, inside.fileno()))
     assert (caught.value.step, caught.value.call) == ("create the veth pair", "RTM_NEWLINK")
     assert caught.value.errno == errno.EBADF
 

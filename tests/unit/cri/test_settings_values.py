@@ -62,7 +62,9 @@ BAD: list[tuple[Callable[[Any], None], Any, str]] = [
     (values.check_subnets, ("10.85.0.1/16",), 'did you mean "10.85.0.0/16"'),
     (values.check_subnets, ("cluster",), "no network in CIDR form"),
     (values.check_subnets, ("10.0.0.0/31",), "leaves no address"),
-    (values.check_subnets, ("10.0.0.0/8", "10.1.0.0/16"), "which overlap"),
+    (values.check_subnets, ("10.0.0.0/16", "10.1.0.0/16"), "a pod has one IPv4 address"),
+    (values.check_subnets, ("fd00::/64", "10.1.0.0/16", "fd01::/64"), "a pod has one IPv6 address"),
+    (values.check_subnets, ("fd00::/127",), "leaves no address"),
     (values.check_pool, 257, "between 0 and 256"),
 ]
 

@@ -10,6 +10,7 @@ from network.hostnet import (
     check_bridge,
     check_subnet,
     links_of_pods,
+    listening_links,
     node_addresses,
     uplink_mtu,
 )
@@ -48,6 +49,26 @@ def test_the_uplink_is_the_default_route_with_the_least_metric() -> None:
     assert uplink_mtu(HostNetworks((LO, ETH0, _link(5, "wlan0", mtu=1280)), (), routes)) == 9001
     assert uplink_mtu(HostNetworks((LO, ETH0), (), ())) == 1500
     assert uplink_mtu(HostNetworks((LO,), (), (_route("0.0.0.0/0", 9),))) == 1500
+
+
+def test_with_two_families_the_lesser_mtu_counts_but_ipv6_needs_1280() -> None:
+    links = (LO, ETH0, _link(5, "wlan0", mtu=1400), _link(6, "tun0", mtu=576))
+    host = HostNetworks(links, (), (_route("0.0.0.0/0", 2), _route("::/0", 5)))
+    assert [uplink_mtu(host, versions) for versions in ((4,), (6,), (4, 6))] == [9001, 1400, 1400]
+    narrow = HostNetworks(links, (), (_route("0.0.0.0/0", 6),))
+    assert [uplink_mtu(narrow, versions) for versions in ((4,), (4, 6), (6,))] == [576, 1280, 1500]
+
+
+def test_advertisements_matter_on_hardware_and_on_ways_out_but_not_on_our_own_links() -> None:
+    links = (LO, ETH0, BRIDGE, _link(4, "docker0", "bridge"), _link(5, "vlan7", "vlan"), _link(6, "br0", "bridge"))
+    host = HostNetworks(links, (), (_route("::/0", 5, 100), _route("::/0", 6, 200), _route("::/0", 3)))
+    assert listening_links(host) == ["eth0", "vlan7", "br0"]
+
+
+def test_a_node_has_an_address_of_each_family() -> None:
+    addresses = (_address(2, "fe80::2/64", 253), _address(2, "2001:db8::2/64"), _address(2, "192.0.2.2/24"))
+    host = HostNetworks((LO, ETH0), addresses, (_route("::/0", 2),))
+    assert node_addresses(host) == ("192.0.2.2", "2001:db8::2")
 
 
 def test_a_node_is_known_by_its_default_routes_source() -> None:
@@ -106,6 +127,13 @@ def test_a_subnet_on_our_own_bridge_or_nowhere_is_fine() -> None:
         ),
     )
     check_subnet(host, SUBNET, "crisp0", OURS)
+
+
+def test_an_ipv6_subnet_is_refused_where_a_route_leads_elsewhere() -> None:
+    host = HostNetworks((LO, ETH0), (), (_route("::/0", 2), _route("10.0.0.0/8", 2), _route("fd00:85::/48", 2)))
+    check_subnet(host, ip_network("fd00:86::/64"), "crisp0", OURS)
+    with pytest.raises(FailedPrecondition, match="subnet fd00:85::/64: overlaps with the route fd00:85::/48 of eth0"):
+        check_subnet(host, ip_network("fd00:85::/64"), "crisp0", OURS)
 
 
 @pytest.mark.parametrize("overlapping", ["10.0.0.0/8", "10.85.0.0/16", "10.85.4.0/24", "10.85.255.255/32"])

@@ -103,6 +103,17 @@ def test_an_owner_gets_the_same_address_again_and_others_another(store: LeaseSto
     asyncio.run(cycle())
 
 
+def test_a_preferred_address_is_given_if_it_is_free_and_moves_nobody(store: LeaseStore) -> None:
+    async def cycle() -> None:
+        leases = Leases(store)
+        assert await leases.acquire(POOL, "a", "10.85.0.5") == "10.85.0.5"
+        assert await leases.acquire(POOL, "b", "10.85.0.5") == "10.85.0.2"
+        assert await leases.acquire(POOL, "c") == "10.85.0.3"
+        assert await leases.acquire(POOL, "a", "10.85.0.6") == "10.85.0.5"
+
+    asyncio.run(cycle())
+
+
 def test_an_address_goes_round_before_it_is_used_again(store: LeaseStore) -> None:
     async def cycle() -> None:
         clock = Clock()

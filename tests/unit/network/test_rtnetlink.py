@@ -55,12 +55,15 @@ def test_a_link_is_changed_by_name_or_by_index_and_only_where_asked() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text_", "family", "length"), [("10.85.0.2/16", socket.AF_INET, 16), ("fd00::2/64", socket.AF_INET6, 64)]
+    ("text_", "family", "length", "flags"),
+    [("10.85.0.2/16", socket.AF_INET, 16, 0), ("fd00::2/64", socket.AF_INET6, 64, 2)],
 )
-def test_an_address_is_local_and_global(text_: str, family: int, length: int) -> None:
+def test_an_address_is_local_and_global_and_nobody_is_asked_for_it(
+    text_: str, family: int, length: int, flags: int
+) -> None:
     interface = ip_interface(text_)
     message = rtnetlink.new_address(3, interface)
-    assert struct.unpack_from("=BBBBI", message.body) == (family, length, 0, 0, 3)
+    assert struct.unpack_from("=BBBBI", message.body) == (family, length, flags, 0, 3)
     assert parse_attributes(message.body[8:]) == {1: interface.ip.packed, 2: interface.ip.packed}
     assert message.flags == 0x504 and message.object == text_
     assert rtnetlink.delete_address(3, interface).flags == NLM_F_ACK

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-from ipaddress import IPv4Network, ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from network.subnet import Pool, Subnets, parse_subnets
+from network.subnet import Pool, parse_subnets
 from runtime.errors import InvalidArgument
 
 
@@ -40,15 +40,27 @@ def test_a_pool_names_gateway_and_interfaces_with_the_subnets_prefix() -> None:
     assert Pool(IPv4Network("10.85.0.0/30")).size == 1
 
 
-def test_no_subnet_is_no_pool() -> None:
-    assert parse_subnets([]) == parse_subnets(["", " "]) == Subnets(None)
+def test_an_ipv6_pool_has_no_broadcast_address_and_its_first_addresses_only() -> None:
+    pool = Pool(IPv6Network("fd00:85::/126"))
+    assert (list(pool.candidates()), pool.size) == (["fd00:85::2", "fd00:85::3"], 2)
+    assert (str(pool.gateway), str(pool.gateway_interface)) == ("fd00:85::1", "fd00:85::1/126")
+    large = Pool(IPv6Network("fd00:85::/64"))
+    assert (large.version, large.size, next(large.candidates())) == (6, 65534, "fd00:85::2")
+    assert next(large.candidates("fd00:85::ffff")) == "fd00:85::2"
+    assert str(large.interface("fd00:85::7")) == "fd00:85::7/64"
 
 
-def test_an_ipv6_subnet_is_noted_and_does_not_count_yet() -> None:
-    parsed = parse_subnets(["fd00:85::/64", "10.85.0.0/16"])
-    assert parsed.pool == Pool(IPv4Network("10.85.0.0/16"))
-    assert parsed.notes == ("fd00:85::/64: pods have no IPv6 addresses from the built-in bridge yet",)
-    assert parse_subnets(["fd00:85::/64"]).pool is None
+def test_a_twin_stands_where_the_other_address_stands() -> None:
+    four, six = Pool(IPv4Network("10.85.0.0/16")), Pool(IPv6Network("fd00:85::/64"))
+    assert six.twin("10.85.1.7", four) == "fd00:85::107"
+    assert Pool(IPv6Network("fd00:85::/126")).twin("10.85.1.7", four) == ""
+
+
+def test_subnets_are_pools_in_their_order() -> None:
+    assert parse_subnets([]) == parse_subnets(["", " "]) == ()
+    four, six = Pool(IPv4Network("10.85.0.0/16")), Pool(IPv6Network("fd00:85::/64"))
+    assert parse_subnets(["fd00:85::/64", "", "10.85.0.0/16"]) == (six, four)
+    assert parse_subnets(["fd00:85::/64"]) == (six,)
 
 
 @pytest.mark.parametrize(
@@ -65,6 +77,7 @@ def test_an_ipv6_subnet_is_noted_and_does_not_count_yet() -> None:
         ("169.254.0.0/24", "not a subnet that pods can have"),
         ("0.0.0.0/0", "not a subnet that pods can have"),
         ("240.0.0.0/8", "reserved"),
+        ("fd00::/127", "too small"),
         ("fe80::/64", "not a subnet that pods can have"),
         ("\uff11\uff10.0.0.0/8", "not a subnet in CIDR notation"),
     ],
@@ -74,6 +87,13 @@ def test_what_pods_cannot_have_is_refused(text: str, said: str) -> None:
         parse_subnets([text])
 
 
-def test_two_ipv4_subnets_are_refused_by_name() -> None:
-    with pytest.raises(InvalidArgument, match=r"10\.85\.0\.0/16, 10\.86\.0\.0/16: .*name one IPv4 subnet"):
-        parse_subnets(["10.85.0.0/16", "10.86.0.0/16"])
+@pytest.mark.parametrize(
+    ("one", "other", "said"),
+    [
+        ("10.85.0.0/16", "10.86.0.0/16", r"10\.85\.0\.0/16, 10\.86\.0\.0/16: .*name one IPv4 subnet"),
+        ("fd00:85::/64", "fd00:86::/64", r"fd00:85::/64, fd00:86::/64: .*name one IPv6 subnet"),
+    ],
+)
+def test_two_subnets_of_one_family_are_refused_by_name(one: str, other: str, said: str) -> None:
+    with pytest.raises(InvalidArgument, match=said):
+        parse_subnets([one, other])

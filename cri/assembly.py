@@ -38,6 +38,7 @@ from cri.state.images import ImageTable
 from cri.state.journal import Operations
 from cri.state.leases import LeaseTable
 from cri.state.meta import POD_CIDR, Meta
+from cri.state.ports import PortTable
 from cri.state.records import ContainerRecord, ContainerState, SandboxRecord, SandboxState
 from cri.state.store import Store
 from cri.streaming.server import StreamingServer
@@ -157,8 +158,9 @@ def build_network(
         root=os.path.realpath(root),
         bridge=settings.network.bridge,
         subnets=tuple(cidr.split(",")) if cidr else settings.network.subnets,
+        loopback_ports=settings.network.loopback_host_ports,
     )
-    provider = BridgeProvider(bridge, LeaseTable(database), thread)
+    provider = BridgeProvider(bridge, LeaseTable(database), PortTable(database), thread)
     undo.push_async_callback(provider.close)
     return {"bridge": provider, "host": HostNetwork(thread)}
 

@@ -42,6 +42,7 @@ from cri.sweep import Readings
 from cri.tasks import Tasks
 from network.provider import Provider
 from network.sockets import Sockets
+from proto import api_pb2 as api
 from runtime.cgroups.layout import Layout
 from runtime.cgroups.stats import Sweeper
 from runtime.errors import Unavailable
@@ -123,7 +124,7 @@ class Host:
     """``boot_id`` is this boot's; ``ready`` is set once recovery is over.
 
     ``planned`` holds the init of a container that is being created, None if none is to be prepared
-    or could be written,
+    or could be written, ``configs`` what a pod that is being made was asked to be,
     ``started`` what has been started until that is stored, ``users`` who an
     image's names are, ``readings`` what pods and containers use. ``offers`` is the streaming
     server, None until it listens; ``sockets`` makes sockets inside pods' networks. ``stopping``: RPCs that
@@ -161,6 +162,7 @@ class Host:
     stopping: bool = False
     pods: dict[str, LivePod] = field(default_factory=dict)
     planned: dict[str, PlannedInit | None] = field(default_factory=dict)
+    configs: dict[str, api.PodSandboxConfig] = field(default_factory=dict)
     started: dict[str, Started] = field(default_factory=dict)
     users: dict[str, ResolvedUser] = field(default_factory=dict)
     encoded_sandboxes: EncodedList[SandboxRecord] = field(default_factory=lambda: EncodedList(pod_sandbox))

@@ -33,6 +33,7 @@ from cri.settings_values import (
     check_pool,
     check_streaming,
     check_subnets,
+    check_switch,
 )
 from runtime.errors import FailedPrecondition, InvalidArgument
 
@@ -48,10 +49,12 @@ class SettingsError(InvalidArgument):
 
 
 class NetworkSettings(msgspec.Struct, frozen=True):
-    """``subnets`` are where pod addresses come from until a PodCIDR is known, one of each IP family at most."""
+    """``subnets`` are where pod addresses come from until a PodCIDR is known, one of each IP family at most.
+    ``loopback_host_ports``: whether host ports are reached through 127.0.0.1, too."""
 
     bridge: str = "crisp0"
     subnets: tuple[str, ...] = ("10.85.0.0/16",)
+    loopback_host_ports: bool = True
 
 
 class RegistrySettings(msgspec.Struct, frozen=True):
@@ -117,6 +120,7 @@ CHECKS: Mapping[str, Callable[[Any], None]] = {
     "log_level": check_level,
     "network.bridge": check_bridge,
     "network.subnets": check_subnets,
+    "network.loopback_host_ports": check_switch,
     "registry.config_path": check_directory,
     "cni.conf_dir": check_directory,
     "cni.bin_dir": check_directory,
@@ -128,7 +132,7 @@ CHECKS: Mapping[str, Callable[[Any], None]] = {
     "streaming.idle_timeout": check_duration,
 }
 
-KIND_NAMES = {str: "a string", int: "an integer", tuple: "a list of strings"}
+KIND_NAMES = {str: "a string", int: "an integer", bool: "true or false", tuple: "a list of strings"}
 
 SectionT = TypeVar("SectionT", bound=msgspec.Struct)
 

@@ -125,6 +125,10 @@ def check_pool(value: int) -> None:
         raise ValueError(f"must be between 0 and {MAX_POOL}, not {value}")
 
 
+def check_switch(value: bool) -> None:
+    """Either will do."""
+
+
 def _network_hint(value: str) -> str:
     try:
         return f'; did you mean "{ipaddress.ip_network(value, strict=False)}"?'

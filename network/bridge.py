@@ -1,7 +1,7 @@
 """The built-in provider: one bridge a daemon, a veth pair and an address lease or two a pod.
 
 The asynchronous side: leases, settings and the order of things. ``network.wiring`` does
-the blocking part in the net thread, a ``LeaseStore`` of ``cri.state`` remembers.
+the blocking part in the net thread, a ``LeaseStore`` and a ``PortStore`` of ``cri.state`` remember.
 
 Invariant: a pod's set elements are gone before its leases are released, and a released
 address rests for longer than its old link can live on.
@@ -10,7 +10,8 @@ address rests for longer than its old link can live on.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_network
 
@@ -19,7 +20,8 @@ from network.errors import NetworkNotReady
 from network.lease import REST_SECONDS, Lease, Leases, LeaseStore
 from network.names import host_link_name
 from network.netthread import NetThread
-from network.provider import Attachment, AttachRequest, NetworkStatus, Orphan, OrphanKind
+from network.ports import HostPorts, PortStore, describe, refuse_loopback, refuse_versions
+from network.provider import Attachment, AttachRequest, NetworkStatus, Orphan, OrphanKind, PortMapping
 from network.subnet import Pool, parse_subnets
 from network.sysctls import SysctlChange
 from network.wiring import Prepared, Wiring
@@ -38,6 +40,7 @@ _NO_SUBNET = "no pod subnet yet: kubelet sends one, or [network] subnets names o
 class BridgeSettings:
     """``instance`` is the daemon's 8 hex digits, ``root`` the real path of its root directory.
 
+    ``loopback_ports``: whether host ports are reached through 127.0.0.1, too.
     ``rest`` (s) is how long released addresses rest, ``linger`` (s) see LINGER_SECONDS.
     """
 
@@ -45,6 +48,7 @@ class BridgeSettings:
     root: str
     bridge: str = DEFAULT_BRIDGE
     subnets: tuple[str, ...] = DEFAULT_SUBNETS
+    loopback_ports: bool = True
     rest: float = REST_SECONDS
     linger: float = LINGER_SECONDS
     nft_path: str | None = None
@@ -55,7 +59,7 @@ class BridgeProvider:
 
     name = "bridge"
 
-    def __init__(self, settings: BridgeSettings, store: LeaseStore, thread: NetThread) -> None:
+    def __init__(self, settings: BridgeSettings, store: LeaseStore, ports: PortStore, thread: NetThread) -> None:
         """Touches nothing on the host.
 
         Raises:
@@ -64,7 +68,14 @@ class BridgeProvider:
         self._settings = settings
         self._thread = thread
         self._leases = Leases(store, rest=settings.rest)
-        self._wiring = Wiring(settings.instance, settings.root, settings.bridge, nft_path=settings.nft_path)
+        self._ports = HostPorts(ports)
+        self._wiring = Wiring(
+            settings.instance,
+            settings.root,
+            settings.bridge,
+            loopback=settings.loopback_ports,
+            nft_path=settings.nft_path,
+        )
         self._pools = parse_subnets(settings.subnets)
         self._prepared: Prepared | None = None
         self._preparing = asyncio.Lock()
@@ -96,11 +107,22 @@ class BridgeProvider:
             self._pools, self._prepared = pools, prepared
 
     async def _prepare(self, pools: Sequence[Pool]) -> Prepared:
-        held = await self._leases.held()
+        held, ports = await self._leases.held(), await self._ports.claims()
         older = {lease.pool for lease in held} - {pool.name for pool in pools}
         return await self._thread.run(
-            self._wiring.prepare, pools, [Pool(ip_network(name)) for name in sorted(older)], _pods(held)
+            self._wiring.prepare, pools, [Pool(ip_network(name)) for name in sorted(older)], _pods(held, ports)
         )
+
+    @contextlib.asynccontextmanager
+    async def reserve(self, sandbox_id: str, port_mappings: Sequence[PortMapping]) -> AsyncIterator[None]:
+        self._check_ports(port_mappings)
+        async with self._ports.reserve(sandbox_id, port_mappings):
+            yield
+
+    def _check_ports(self, mappings: Sequence[PortMapping]) -> None:
+        refuse_versions(mappings, {pool.version for pool in self._pools})
+        if not self._settings.loopback_ports:
+            refuse_loopback(mappings)
 
     async def attach(self, request: AttachRequest) -> Attachment:
         """See ``Provider``. Repeated for the same sandbox it makes the pair anew, with the same address.
@@ -108,11 +130,14 @@ class BridgeProvider:
         Raises:
             NetworkNotReady: no subnet has come yet.
             ResourceExhausted: the pool is used up.
+            FailedPrecondition: another pod has a host port, or pods here cannot have it.
             FailedPrecondition, HostFault: see ``prepare``; or the kernel's refusal.
         """
         prepared = await self._ready()
         self._forget_departure(request.sandbox_id)
-        pod = Pod(request.sandbox_id, await self._lease(prepared.pools, request.sandbox_id))
+        self._check_ports(request.port_mappings)
+        ports = await self._ports.claim(request.sandbox_id, request.port_mappings)
+        pod = Pod(request.sandbox_id, await self._lease(prepared.pools, request.sandbox_id), ports)
         try:
             return await self._wire(prepared, request, pod)
         except HostFault:
@@ -144,13 +169,14 @@ class BridgeProvider:
 
     async def detach(self, sandbox_id: str, *, force: bool = False) -> None:
         held = await self._leases.held_by(sandbox_id)
-        for pod in _pods(held):
+        for pod in _pods(held, await self._ports.claims()):
             await self._thread.run(self._wiring.unwire, pod)
         if force:
             self._forget_departure(sandbox_id)
             await self._thread.run(self._wiring.drop_link, sandbox_id)
         else:
             self._expect_departure(sandbox_id)
+        await self._ports.release(sandbox_id)
         if held:
             await self._leases.release(sandbox_id)
 
@@ -181,9 +207,9 @@ class BridgeProvider:
         return NetworkStatus(True)
 
     async def orphans(self, known: Collection[str]) -> tuple[Orphan, ...]:
-        held = await self._leases.held()
+        held, ports = await self._leases.held(), await self._ports.claims()
         survey = await self._thread.run(self._wiring.survey)
-        pods = [pod for pod in _pods(held) if pod.sandbox_id in known]
+        pods = [pod for pod in _pods(held, ports) if pod.sandbox_id in known]
         rightful = {element.identity for pod in pods for element in plan_elements(pod)}
         expected = {host_link_name(sandbox_id) for sandbox_id in known}
         links = [
@@ -196,13 +222,21 @@ class BridgeProvider:
             for element in survey.elements
             if element.identity not in rightful
         ]
-        return (*links, *elements, *_orphaned(held, known))
+        claims = [
+            Orphan(OrphanKind.HOST_PORT, describe(mapping), owner)
+            for owner, mappings in ports.items()
+            for mapping in mappings
+            if owner not in known
+        ]
+        return (*links, *elements, *claims, *_orphaned(held, known))
 
     async def remove_orphan(self, orphan: Orphan) -> None:
         if orphan.kind is OrphanKind.LINK:
             await self._thread.run(self._wiring.drop_orphan_link, orphan.name, orphan.owner)
         elif orphan.kind is OrphanKind.ELEMENT:
             await self._thread.run(self._wiring.drop_orphan_element, orphan.name, orphan.owner)
+        elif orphan.kind is OrphanKind.HOST_PORT:
+            await self._ports.release(orphan.owner)
         else:
             await self._leases.release(orphan.owner)
 
@@ -223,12 +257,12 @@ class BridgeProvider:
         await self._thread.run(self._wiring.close)
 
 
-def _pods(held: Sequence[Lease]) -> list[Pod]:
+def _pods(held: Sequence[Lease], ports: Mapping[str, tuple[PortMapping, ...]]) -> list[Pod]:
     """Who holds addresses, with all that each holds."""
     addresses: dict[str, tuple[str, ...]] = {}
     for lease in held:
         addresses[lease.owner] = (*addresses.get(lease.owner, ()), lease.address)
-    return [Pod(owner, held) for owner, held in addresses.items()]
+    return [Pod(owner, theirs, ports.get(owner, ())) for owner, theirs in addresses.items()]
 
 
 def _orphaned(held: Sequence[Lease], known: Collection[str]) -> list[Orphan]:

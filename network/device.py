@@ -102,9 +102,12 @@ def restore_ports(route: NetlinkSocket, host: HostNetworks, ours: Alias, bridge:
     """Put this instance's pod links on the bridge that is there now; a new one has no ports."""
     strays = [link for _, link in links_of_pods(host.links, ours) if link.master != bridge]
     for link in strays:
-        message = rtnetlink.set_link(link.name, index=link.index, up=True, master=bridge)
+        messages = [
+            rtnetlink.set_link(link.name, index=link.index, up=True, master=bridge),
+            rtnetlink.set_port(link.name, index=link.index),
+        ]
         try:
-            route.transact([message], step="put the pod's link back on the bridge")
+            route.transact(messages, step="put the pod's link back on the bridge")
         except HostFault as fault:
             if fault.errno != errno.ENODEV:  # its namespace has just ended
                 raise
@@ -132,7 +135,7 @@ def create_pair(route: NetlinkSocket, pod: Alias, netns_fd: int, bridge: int, en
         delete_pod_link(route, pod)
         route.transact([create], step=step)
     # Not in one batch with the creation: after a failed one it would name a stranger's link.
-    route.transact([rtnetlink.set_link(name, alias=pod.encode())], step=step)
+    route.transact([rtnetlink.set_port(name, alias=pod.encode())], step=step)
     return name
 
 

@@ -1,6 +1,8 @@
-"""What a pod is in nftables: elements of the sets of ``network.nft_table``.
+"""What a pod is in nftables: elements of the sets and maps of ``network.nft_table``.
 
 Pure. ``network.nft_messages`` encodes them, ``network.wiring`` adds and removes them.
+A key or value of several fields has each of them filled up to four bytes, as the kernel's
+registers are (nft(8), concatenations).
 
 Invariant: a pod's elements follow from its sandbox id and what it was given, so that
 whoever knows those can remove them; each names the sandbox in its comment.
@@ -8,13 +10,26 @@ whoever knows those can remove them; each names the sandbox in its comment.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
+
+from network.ports import is_any, versions_of
+from network.provider import PortMapping
+from network.rtnetlink import Address
 
 PODS = {4: "pods_v4", 6: "pods_v6"}
 """The sets of pods' addresses by IP version."""
 SUBNETS = {4: "subnets_v4", 6: "subnets_v6"}
+PORTS = {4: "ports_v4", 6: "ports_v6"}
+"""Maps from host address, protocol and port to a pod's address and port."""
+ANY_PORTS = {4: "any_ports_v4", 6: "any_ports_v6"}
+"""The same for any address of the host."""
+TARGETS = {4: "targets_v4", 6: "targets_v6"}
+"""Sets of protocol and of pod's address and port: what host ports lead to."""
+
+PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
+_NAMES = {number: name for name, number in PROTOCOLS.items()}
 _COMMENT = "pod "
 
 ElementKey = tuple[str, bytes]
@@ -24,11 +39,12 @@ ElementKey = tuple[str, bytes]
 @dataclass(frozen=True, slots=True)
 class Element:
     """``key`` as the kernel has it in the set called ``set``; ``owner`` is a sandbox id, '' where
-    nothing says so."""
+    nothing says so. ``data`` is what a map leads to; of one that was listed it is left out."""
 
     set: str
     key: bytes
     owner: str = ""
+    data: bytes = b""
 
     @property
     def identity(self) -> ElementKey:
@@ -39,21 +55,59 @@ class Element:
         return f"{_COMMENT}{self.owner}" if self.owner else ""
 
     def describe(self) -> str:
-        return str(ip_address(self.key))
+        """The address, or the port as in ``tcp 192.0.2.1:80`` (``*`` for any address)."""
+        if self.set in PODS.values():
+            return str(ip_address(self.key))
+        if self.set in ANY_PORTS.values():
+            any_address = "[*]" if self.set == ANY_PORTS[6] else "*"
+            return f"{_NAMES[self.key[0]]} {any_address}:{_port(self.key[4:])}"
+        if self.set in PORTS.values():
+            address, rest = self.key[:-8], self.key[-8:]
+            return f"{_NAMES[rest[0]]} {_join(ip_address(address), rest[4:])}"
+        return f"{_NAMES[self.key[0]]} to {_join(ip_address(self.key[4:-4]), self.key[-4:])}"
 
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """A pod as the tables know it; ``addresses`` of any pool, of both IP versions."""
+    """A pod as the tables know it; ``addresses`` of any pool, of both IP versions, ``ports`` those of the host."""
 
     sandbox_id: str
     addresses: tuple[str, ...]
+    ports: tuple[PortMapping, ...] = ()
 
 
 def plan_elements(pod: Pod) -> list[Element]:
-    """All elements of a pod."""
-    found = map(ip_address, pod.addresses)
-    return [Element(PODS[address.version], address.packed, pod.sandbox_id) for address in found]
+    """All elements of a pod, each once."""
+    found = [ip_address(address) for address in pod.addresses]
+    elements = [Element(PODS[address.version], address.packed, pod.sandbox_id) for address in found]
+    for mapping in pod.ports:
+        for address in found:
+            if address.version in versions_of(mapping):
+                elements += _plan_port(pod.sandbox_id, mapping, address)
+    return list({element.identity: element for element in elements}.values())
+
+
+def _plan_port(owner: str, mapping: PortMapping, address: Address) -> Iterator[Element]:
+    protocol, host_port = bytes((PROTOCOLS[mapping.protocol],)), mapping.host_port.to_bytes(2, "big")
+    target = (address.packed, mapping.container_port.to_bytes(2, "big"))
+    if is_any(mapping):
+        yield Element(ANY_PORTS[address.version], _fields(protocol, host_port), owner, _fields(*target))
+    else:
+        key = _fields(ip_address(mapping.host_ip).packed, protocol, host_port)
+        yield Element(PORTS[address.version], key, owner, _fields(*target))
+    yield Element(TARGETS[address.version], _fields(protocol, *target), owner)
+
+
+def _fields(*parts: bytes) -> bytes:
+    return b"".join(part + bytes(-len(part) % 4) for part in parts)
+
+
+def _port(raw: bytes) -> int:
+    return int.from_bytes(raw[:2], "big")
+
+
+def _join(address: Address, port: bytes) -> str:
+    return f"[{address}]:{_port(port)}" if address.version == 6 else f"{address}:{_port(port)}"
 
 
 def owner_in(comment: str) -> str:

@@ -8,12 +8,13 @@ Invariant: it changes nothing on the host.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Sequence
 
 from network.device import open_route_socket, read_host
 from network.hostnet import node_addresses
 from network.netthread import NetThread
-from network.provider import Attachment, AttachRequest, NetworkStatus, Orphan
+from network.provider import Attachment, AttachRequest, NetworkStatus, Orphan, PortMapping
 
 
 class HostNetwork:
@@ -26,6 +27,12 @@ class HostNetwork:
 
     async def prepare(self) -> None:
         return None
+
+    def reserve(
+        self, sandbox_id: str, port_mappings: Sequence[PortMapping]
+    ) -> contextlib.AbstractAsyncContextManager[None]:
+        """The pod's ports are the node's own: its programs find out."""
+        return contextlib.nullcontext()
 
     async def attach(self, request: AttachRequest) -> Attachment:
         return Attachment(provider=self.name, addresses=await self.addresses())

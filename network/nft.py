@@ -16,17 +16,17 @@ import subprocess
 from collections.abc import Sequence
 
 from network import nft_messages
-from network.elements import PODS, Element
+from network.elements import ANY_PORTS, PODS, PORTS, TARGETS, Element
 from network.names import table_name
 from network.netlink import NETLINK_NETFILTER, Message, NetlinkSocket
-from network.nft_table import plan_table
-from network.rtnetlink import Network
+from network.nft_table import Rules, plan_table
 from runtime.errors import HostFault
 
 _PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
 _NFT_SECONDS = 20
 _ELEMENTS_A_BATCH = 256
-_SETS = (*PODS.values(),)
+_SETS = tuple(name for sets in (PODS, PORTS, ANY_PORTS, TARGETS) for name in sets.values())
+"""What pods are elements of."""
 
 
 class Table:
@@ -45,7 +45,7 @@ class Table:
     def close(self) -> None:
         self._netfilter.close()
 
-    def ensure(self, subnets: Sequence[Network]) -> None:
+    def ensure(self, rules: Rules) -> None:
         """Make the table, or bring it up to date; the pods' elements stay.
 
         Raises:
@@ -56,7 +56,7 @@ class Table:
         if nft is None:
             message = f"no nft command in {self._path}; install the package nftables"
             raise HostFault(message, step=step, object=object_, call="nft", errno=errno.ENOENT)
-        script = plan_table(self._instance, subnets)
+        script = plan_table(self._instance, rules)
         try:
             done = subprocess.run(
                 [nft, "-f", "-"],

@@ -36,7 +36,7 @@ _NFT_MSG_NEWSETELEM, _NFT_MSG_GETSETELEM, _NFT_MSG_DELSETELEM = 12, 13, 14
 _NFTA_TABLE_NAME = 1
 _NFTA_SET_ELEM_LIST_TABLE, _NFTA_SET_ELEM_LIST_SET, _NFTA_SET_ELEM_LIST_ELEMENTS = 1, 2, 3
 _NFTA_LIST_ELEM = 1
-_NFTA_SET_ELEM_KEY, _NFTA_SET_ELEM_USERDATA = 1, 6
+_NFTA_SET_ELEM_KEY, _NFTA_SET_ELEM_DATA, _NFTA_SET_ELEM_USERDATA = 1, 2, 6
 _NFTA_DATA_VALUE = 1
 _UDATA_COMMENT = 0
 """NFTNL_UDATA_SET_ELEM_COMMENT: what nft prints as ``comment``; libnftnl/udata.h."""
@@ -73,6 +73,8 @@ def _set(instance: str, name: str) -> bytes:
 
 def _element(element: Element, whole: bool) -> bytes:
     body = nested(_NFTA_SET_ELEM_KEY, attribute(_NFTA_DATA_VALUE, element.key))
+    if whole and element.data:
+        body += nested(_NFTA_SET_ELEM_DATA, attribute(_NFTA_DATA_VALUE, element.data))
     if whole and element.comment:
         raw = element.comment.encode()[:_UDATA_COMMENT_BYTES] + b"\0"
         body += attribute(_NFTA_SET_ELEM_USERDATA, bytes((_UDATA_COMMENT, len(raw))) + raw)

@@ -10,49 +10,98 @@ that is right on a bare host and on its own result: pods' elements stay.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
-from network.elements import PODS, SUBNETS
+from network.elements import ANY_PORTS, PODS, PORTS, SUBNETS, TARGETS
 from network.names import table_name
 from network.rtnetlink import Network
 
-MOST_PODS = 16384
+MOST_PODS, MOST_PORTS = 16384, 8192
 """With a size the kernel takes a hash that never grows (256 KiB). One that grows, in the
 background, leaves elements out of a listing meanwhile, and leaks would go unseen."""
 
 _TYPES = {4: "ipv4_addr", 6: "ipv6_addr"}
 _FIELDS = {4: "ip", 6: "ip6"}
 _MULTICAST = {4: "224.0.0.0/4", 6: "ff00::/8"}
+_LOOPBACK = "127.0.0.0/8"
 
 
-def plan_table(instance: str, subnets: Iterable[Network]) -> str:
-    """The input of ``nft -f -``.
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the table is to do: for pods on ``bridge``, in ``subnets``; ``loopback`` leads host ports on
+    127.0.0.1 to pods."""
 
-    Pods reach each other (``subnets``) and multicast groups with their own addresses, all
-    else with the node's.
-    """
+    bridge: str
+    subnets: tuple[Network, ...] = ()
+    loopback: bool = True
+
+
+def plan_table(instance: str, rules: Rules) -> str:
+    """The input of ``nft -f -``."""
     table = f"inet {table_name(instance)}"
     lines = [f"add table {table}"]
-    for version in (4, 6):
+    for version, kind in _TYPES.items():
+        target = f"{kind} . inet_service"
         lines += [
-            f"add set {table} {PODS[version]} {{ type {_TYPES[version]}; size {MOST_PODS}; }}",
-            f"add set {table} {SUBNETS[version]} {{ type {_TYPES[version]}; flags interval; }}",
+            f"add set {table} {PODS[version]} {{ type {kind}; size {MOST_PODS}; }}",
+            f"add map {table} {PORTS[version]} "
+            f"{{ type {kind} . inet_proto . inet_service : {target}; size {MOST_PORTS}; }}",
+            f"add map {table} {ANY_PORTS[version]} {{ type inet_proto . inet_service : {target}; size {MOST_PORTS}; }}",
+            f"add set {table} {TARGETS[version]} {{ type inet_proto . {target}; size {MOST_PORTS}; }}",
+            f"add set {table} {SUBNETS[version]} {{ type {kind}; flags interval; }}",
             f"flush set {table} {SUBNETS[version]}",
         ]
-    lines += [f"add element {table} {SUBNETS[subnet.version]} {{ {subnet} }}" for subnet in subnets]
-    lines += _chain(table, "postrouting", "type nat hook postrouting priority 100; policy accept;", _masquerade())
+    lines += [f"add element {table} {SUBNETS[subnet.version]} {{ {subnet} }}" for subnet in rules.subnets]
+    for name, declaration, content in _chains(rules):
+        lines += [f"add chain {table} {name} {declaration}".rstrip(), f"flush chain {table} {name}"]
+        lines += [f"add rule {table} {name} {rule}" for rule in content]
     return "\n".join(lines) + "\n"
 
 
-def _chain(table: str, name: str, declaration: str, rules: Iterable[str]) -> Iterator[str]:
-    yield f"add chain {table} {name} {{ {declaration} }}"
-    yield f"flush chain {table} {name}"
-    for rule in rules:
-        yield f"add rule {table} {name} {rule}"
+def _chains(rules: Rules) -> Iterator[tuple[str, str, Iterable[str]]]:
+    """Each chain's name, its hook ('' for one that is jumped to) and its rules."""
+    yield "host_ports", "", _host_ports()
+    jump = "fib daddr type local jump host_ports"
+    yield "prerouting", _hook("nat", "prerouting", -100), [jump]
+    local = [] if rules.loopback else [f"ip daddr {_LOOPBACK} return"]
+    yield "output", _hook("nat", "output", -100), [*local, jump]
+    yield "postrouting", _hook("nat", "postrouting", 100), _masquerade(rules)
+    yield "guard", _hook("filter", "prerouting", -300), _guard(rules)
 
 
-def _masquerade() -> Iterator[str]:
+def _hook(kind: str, hook: str, priority: int) -> str:
+    return f"{{ type {kind} hook {hook} priority {priority}; policy accept; }}"
+
+
+def _host_ports() -> Iterator[str]:
+    """A port of one address comes before the same port of any."""
     for version, field in _FIELDS.items():
+        whose = f"meta nfproto ipv{version} dnat {field} to"
+        yield f"{whose} {field} daddr . meta l4proto . th dport map @{PORTS[version]}"
+        yield f"{whose} meta l4proto . th dport map @{ANY_PORTS[version]}"
+
+
+def _masquerade(rules: Rules) -> Iterator[str]:
+    """Pods reach each other and multicast groups with their own addresses, all else with the
+    node's. Who is led from a host port to a pod and could be answered past the node, or not at
+    all, comes from the node as well: a pod (that one itself, say), and the loopback. Whose rule
+    has led him there cannot be seen; so does who came by a service for the same port."""
+    for version, field in _FIELDS.items():
+        yield (
+            f"{field} saddr @{PODS[version]} ct status dnat "
+            f"meta l4proto . {field} daddr . th dport @{TARGETS[version]} "
+            'masquerade comment "from a pod through a host port"'
+        )
         yield (
             f"{field} saddr @{PODS[version]} {field} daddr != @{SUBNETS[version]} "
             f'{field} daddr != {_MULTICAST[version]} masquerade comment "pods leave with the address of the node"'
         )
+    for saddr in (f"ip saddr {_LOOPBACK}", "ip6 saddr ::1"):
+        yield f'oifname "{rules.bridge}" {saddr} masquerade comment "through a host port on the loopback"'
+
+
+def _guard(rules: Rules) -> Iterator[str]:
+    """With route_localnet a pod could reach what listens on the node's loopback alone
+    (CVE-2020-8558). Answers are not on the loopback yet when they come here."""
+    for side in ("saddr", "daddr"):
+        yield f'iifname "{rules.bridge}" ip {side} {_LOOPBACK} drop comment "the loopback is the node\'s own"'

@@ -10,10 +10,21 @@ however it ended, ``detach`` is owed.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class PortMapping:
+    """A port of the host that leads to the pod: ``protocol`` is tcp, udp or sctp, ``host_ip`` '' for any address."""
+
+    protocol: str
+    host_port: int
+    container_port: int
+    host_ip: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +35,7 @@ class AttachRequest:
     sandbox_id: str
     netns_fd: int
     netlink_fd: int
+    port_mappings: tuple[PortMapping, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,13 +65,14 @@ class OrphanKind(StrEnum):
     LINK = "link"
     ELEMENT = "nft element"
     LEASE = "lease"
+    HOST_PORT = "host port"
 
 
 @dataclass(frozen=True, slots=True)
 class Orphan:
     """Something on the host that is this instance's and belongs to no known sandbox.
 
-    ``name`` is the link's name or the address; ``owner`` the sandbox id that it carries.
+    ``name`` is the link's name, the address or the port; ``owner`` the sandbox id that it carries.
     """
 
     kind: OrphanKind
@@ -82,6 +95,17 @@ class Provider(Protocol):
         Raises:
             FailedPrecondition: something of it belongs to somebody else; do not start.
             HostFault: the host cannot (yet); ``status`` says so, ``attach`` tries again.
+        """
+        ...
+
+    def reserve(
+        self, sandbox_id: str, port_mappings: Sequence[PortMapping]
+    ) -> contextlib.AbstractAsyncContextManager[None]:
+        """To be held while a pod with host ports is being made: what another pod has, or gets at the
+        same time, is refused on entry, before anything is done.
+
+        Raises:
+            FailedPrecondition: names the port and who has it, or why pods here cannot have it.
         """
         ...
 

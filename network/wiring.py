@@ -19,10 +19,11 @@ from network.hostnet import HostNetworks, check_bridge, check_subnet, links_of_p
 from network.names import POD_INTERFACE, Alias, check_link_name
 from network.netlink import NetlinkSocket
 from network.nft import Table
+from network.nft_table import Rules
 from network.provider import Attachment
 from network.rtnetlink import Link
 from network.subnet import Pool
-from network.sysctls import SysctlChange, enable_forwarding
+from network.sysctls import SysctlChange, enable_forwarding, set_sysctl
 from runtime.errors import FailedPrecondition, Fault
 
 _LOG = logging.getLogger("crisp.network")
@@ -49,14 +50,17 @@ class Survey:
 class Wiring:
     """See the module. The sockets are opened at the first use, by the thread that uses them."""
 
-    def __init__(self, instance: str, root: str, bridge: str, *, nft_path: str | None = None) -> None:
-        """``root`` is the real path of the instance's root directory.
+    def __init__(
+        self, instance: str, root: str, bridge: str, *, loopback: bool = True, nft_path: str | None = None
+    ) -> None:
+        """``root`` is the real path of the instance's root directory; ``loopback`` see ``nft_table.Rules``.
 
         Raises:
             InvalidArgument: ``bridge`` is no interface name.
         """
         self._alias = Alias(instance, root)
         self._bridge = check_link_name(bridge)
+        self._loopback = loopback
         self._nft_path = nft_path
         self._route_socket: NetlinkSocket | None = None
         self._nft_table: Table | None = None
@@ -96,10 +100,11 @@ class Wiring:
         self._check_subnets(host, pools)
         everyones = [*pools, *older]
         versions = {pool.version for pool in everyones}
-        self._table.ensure([pool.network for pool in everyones])
+        self._table.ensure(Rules(self._bridge, tuple(pool.network for pool in everyones), self._loopback))
         self._note(enable_forwarding(versions, listening_links(host)))
         mtu = uplink_mtu(host, versions)
         index = device.ensure_bridge(self._route, host, self._bridge, self._alias, mtu, everyones)
+        set_sysctl(f"ipv4/conf/{self._bridge}/route_localnet", str(int(self._loopback)))
         self._check_again(pools, existed)
         device.restore_ports(self._route, host, self._alias, index)
         self._table.add([element for pod in pods for element in plan_elements(pod)])

@@ -10,20 +10,23 @@ either a READY sandbox in the store or undone.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 from cri import intent
 from cri.exits import watch_monitor
 from cri.host import Host
 from cri.plan.document import encode
+from cri.plan.network import plan_ports
 from cri.plan.sandbox import SandboxIds, SandboxPlan, cgroup_parent, plan_sandbox
 from cri.profile_files import check_profile_file
 from cri.state.journal import Operation
 from cri.state.records import MonitorRecord, SandboxRecord, SandboxState
 from cri.state.store import sandbox_key
-from cri.steps.sandbox import BLANK_DONE, plan_steps
+from cri.steps.sandbox import BLANK_DONE, maker, plan_steps
 from cri.timeline import to_records
 from cri.validate.sandbox import validate_run_pod_sandbox
 from proto import api_pb2 as api
@@ -51,9 +54,10 @@ def new_id(host: Host, config: api.PodSandboxConfig) -> str:
 
 
 def fits_blank(config: api.PodSandboxConfig) -> bool:
-    """Whether the pod has all the namespaces that a blank one has."""
+    """Whether the pod has all the namespaces that a blank one has, and no host port, as that has none."""
     options = config.linux.security_context.namespace_options
-    return bool(options.network == api.POD and options.ipc == api.POD)
+    own = options.network == api.POD and options.ipc == api.POD
+    return own and not any(port.host_port for port in config.port_mappings)
 
 
 async def make_sandbox(host: Host, request: api.RunPodSandboxRequest, operation: Operation) -> None:
@@ -71,8 +75,29 @@ async def make_sandbox(host: Host, request: api.RunPodSandboxRequest, operation:
     def finish(stages: list[Stage]) -> SandboxRecord:
         return record_ready(host, request, plan, stages)
 
-    await intent.carry_out(host, operation, plan_steps(plan), finish, BLANK_DONE if blank else ())
+    host.configs[plan.id] = request.config
+    try:
+        async with reserved(host, plan, operation):
+            await intent.carry_out(host, operation, plan_steps(plan), finish, BLANK_DONE if blank else ())
+    finally:
+        del host.configs[plan.id]
     watch_monitor(host, plan.id, host.pods[plan.id].monitor)
+
+
+@contextlib.asynccontextmanager
+async def reserved(host: Host, plan: SandboxPlan, operation: Operation) -> AsyncIterator[None]:
+    """While the pod is being made, nobody else gets its host ports.
+
+    Raises:
+        FailedPrecondition: another pod has one. Nothing was done for this one yet.
+    """
+    ports = plan_ports(host.configs[plan.id])
+    if not ports:
+        yield
+        return
+    await intent.settle_debt(host, operation.key)  # an earlier try for the same pod may hold them still
+    async with host.network[maker(plan)].reserve(plan.id, ports):
+        yield
 
 
 def record_ready(

@@ -1,7 +1,7 @@
 """The tables of ``state.db`` and the way from each older version to the newest.
 
 ``cri.state.database`` applies this when it opens a file; ``cri.state.store``,
-``leases`` and ``images`` read and write the rows.
+``leases``, ``ports`` and ``images`` read and write the rows.
 
 Invariant: a migration, once released, is never edited; the newest schema is what
 all of them make in order.
@@ -57,6 +57,16 @@ MIGRATIONS: tuple[str, ...] = (
         reason TEXT NOT NULL,
         moved_at INTEGER NOT NULL
     ) STRICT;
+    """,
+    """
+    CREATE TABLE host_ports (
+        owner TEXT NOT NULL,
+        protocol TEXT NOT NULL,
+        host_port INTEGER NOT NULL,
+        container_port INTEGER NOT NULL,
+        host_ip TEXT NOT NULL,
+        UNIQUE (protocol, host_port, host_ip, owner)
+    ) STRICT
     """,
 )
 """``MIGRATIONS[n]`` leads from version n to n + 1; an empty file has version 0."""

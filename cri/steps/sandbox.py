@@ -19,6 +19,7 @@ import msgspec
 from cri.exits import end_process
 from cri.host import Host, LivePod
 from cri.plan.files import hosts_with_addresses
+from cri.plan.network import plan_ports
 from cri.plan.sandbox import FOLDERS, SandboxPlan, sandbox_request
 from cri.steps.files import read_host_file, remove_tree, unmount_all, unmount_and_unlink, write_file
 from network.provider import AttachRequest
@@ -191,7 +192,7 @@ class PinNamespaces(msgspec.Struct, frozen=True, tag="pin_namespaces"):
 
 
 class AttachNetwork(msgspec.Struct, frozen=True, tag="attach_network"):
-    """An address, a veth and a route, by the provider that is named."""
+    """Addresses, a veth, routes and host ports, by the provider that is named."""
 
     sandbox: str
     provider: str
@@ -202,8 +203,12 @@ class AttachNetwork(msgspec.Struct, frozen=True, tag="attach_network"):
 
     async def apply(self, host: Host) -> None:
         pod = host.pods[self.sandbox]
+        config = host.configs.get(self.sandbox)
         request = AttachRequest(
-            sandbox_id=self.sandbox, netns_fd=pod.namespaces.get("network", -1), netlink_fd=pod.netlink
+            sandbox_id=self.sandbox,
+            netns_fd=pod.namespaces.get("network", -1),
+            netlink_fd=pod.netlink,
+            port_mappings=plan_ports(config) if config else (),
         )
         pod.addresses = (await host.network[self.provider].attach(request)).addresses
 
@@ -263,9 +268,14 @@ def plan_steps(plan: SandboxPlan) -> tuple[SandboxStep, ...]:
         StartMonitor(plan.id, plan.directory),
         CreateNamespaces(plan.id, plan),
         PinNamespaces(plan.id, plan.directory, plan.namespaces),
-        AttachNetwork(plan.id, BRIDGE if plan.network == "pod" else HOST_NETWORK),
+        AttachNetwork(plan.id, maker(plan)),
         WriteFiles(plan.id, plan.directory, plan.hostname, plan.files, plan.shm_size),
     )
+
+
+def maker(plan: SandboxPlan) -> str:
+    """The provider that attaches the pod."""
+    return BRIDGE if plan.network == "pod" else HOST_NETWORK
 
 
 BLANK_KINDS = ("network", "ipc", "uts")

@@ -127,7 +127,6 @@ def check_ports(config: api.PodSandboxConfig, field: str) -> None:
     """
     Raises:
         InvalidArgument: a number out of range, no address, or a host port given twice.
-        FailedPrecondition: any host port, until crisp maps them.
     """
     taken: set[tuple[int, str, int]] = set()
     for n, port in enumerate(config.port_mappings):
@@ -145,6 +144,3 @@ def check_ports(config: api.PodSandboxConfig, field: str) -> None:
         if port.host_port and not taken.isdisjoint(keys):
             raise refuse(f"{where}.host_port", f"is given twice: {port.host_port}")
         taken |= keys
-    network = config.linux.security_context.namespace_options.network
-    if network == api.POD and any(port.host_port for port in config.port_mappings):
-        raise not_yet(field, "port mappings (host_port)")

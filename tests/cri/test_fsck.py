@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from cri.intent import settle_debt
 from cri.state.records import OperationPhase, OperationRecord, SandboxState
 from cri.steps.codec import encode
 from cri.steps.sandbox import MakePodDirectory
-from network.provider import OrphanKind
+from network.provider import OrphanKind, PortMapping
 from runtime.cgroups import tree
 from runtime.linux import mount
 from tests.cri.harness import Crisp
@@ -133,8 +134,10 @@ async def test_what_was_found_unfinished_and_has_been_undone_and_begun_again_is_
     await settle_debt(crisp.host, f"sandbox/{ID}")
 
 
-async def test_the_link_the_element_and_the_lease_of_no_pod_go(crisp: Crisp) -> None:
+async def test_the_link_the_elements_the_lease_and_the_port_of_no_pod_go(crisp: Crisp) -> None:
     id = await crisp.host.pool._make()
+    bridge: Any = crisp.host.network["bridge"]
+    await bridge._ports.claim(id, [PortMapping("tcp", 8080, 80, "")])
     pod = crisp.host.pods.pop(id)
     try:
         found = {(each.kind, each.object): each for each in await fsck(crisp.host, repair=False)}

@@ -146,7 +146,7 @@ POD_ROWS: list[tuple[int, grpc.StatusCode, str, str]] = [
      "port_mappings { container_port: 81 host_port: 80 host_ip: '0:0::' }"),
     (42, IA, "protocol", "port_mappings { container_port: 80 protocol: 9 }"),
     (42, IA, "host_ip", "port_mappings { container_port: 80 host_ip: 'localhost' }"),
-    (42, FP, "port mappings", "port_mappings { container_port: 80 host_port: 80 }"),
+    (42, FP, "no IPv6 address", "port_mappings { container_port: 80 host_port: 80 host_ip: '::' }"),
     (46, FP, "Windows", "windows { }"),
 ]  # fmt: skip
 

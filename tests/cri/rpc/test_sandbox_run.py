@@ -9,10 +9,12 @@ import grpc
 import grpc.aio
 import pytest
 
+from cri.fsck import fsck
 from cri.plan.document import decode
 from cri.plan.sandbox import SandboxPlan
 from cri.state.records import SandboxState
 from cri.turns import AT_ONCE
+from network.provider import PortMapping
 from proto import api_pb2 as api
 from runtime.cgroups import tree
 from runtime.cgroups.in_force import read_current
@@ -125,6 +127,31 @@ async def test_the_name_of_a_ready_pod_is_taken(crisp: Crisp) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await crisp.run_pod(config)
     assert refused.value.code() is grpc.StatusCode.ALREADY_EXISTS
+
+
+def with_port(crisp: Crisp, host_port: int, host_ip: str = "") -> api.PodSandboxConfig:
+    port = api.PortMapping(protocol=api.TCP, container_port=80, host_port=host_port, host_ip=host_ip)
+    return crisp.pod(port_mappings=[port])
+
+
+async def test_a_host_port_is_the_pods_until_it_stops(crisp: Crisp) -> None:
+    pod = await crisp.run_pod(with_port(crisp, 8080))
+    claims = await crisp.host.network["bridge"]._ports.claims()  # type: ignore[attr-defined]
+    assert claims == {pod: (PortMapping("tcp", 8080, 80, ""),)}
+    await crisp.runtime.StopPodSandbox(api.StopPodSandboxRequest(pod_sandbox_id=pod))
+    assert not claims and await fsck(crisp.host, repair=False) == []
+
+
+async def test_a_host_port_that_another_pod_has_is_refused_before_anything_is_done(crisp: Crisp) -> None:
+    first = await crisp.run_pod(with_port(crisp, 8080))
+    crisp.host.failpoints.set("RunPodSandbox/make_pod_directory:before", "fail")
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await crisp.run_pod(with_port(crisp, 8080, "127.0.0.1"))
+    crisp.host.failpoints.set("*", "off")
+    assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert f"tcp 127.0.0.1:8080: sandbox {first} has it" in (refused.value.details() or "")
+    await crisp.runtime.RemovePodSandbox(api.RemovePodSandboxRequest(pod_sandbox_id=first))
+    await crisp.run_pod(with_port(crisp, 8080, "127.0.0.1"))
 
 
 async def test_identical_requests_at_once_make_one_pod(crisp: Crisp) -> None:

@@ -19,7 +19,8 @@ from network.bridge import BridgeProvider, BridgeSettings
 from network.errors import NetworkNotReady
 from network.lease import MemoryLeaseStore
 from network.netthread import NetThread
-from network.provider import Attachment, AttachRequest, NetworkStatus, OrphanKind, Provider
+from network.ports import MemoryPortStore
+from network.provider import Attachment, AttachRequest, NetworkStatus, OrphanKind, PortMapping, Provider
 from runtime.errors import FailedPrecondition, HostFault, InvalidArgument, ResourceExhausted
 from tests.descriptors import open_descriptors
 
@@ -39,10 +40,12 @@ class Node:
     def __init__(self, host: Any, provider: BridgeProvider, make_netns: Callable[[], Any]) -> None:
         self.host, self.provider, self.make_netns = host, provider, make_netns
 
-    async def attach(self, sandbox_id: str, pod: Any = None) -> tuple[Any, Attachment]:
+    async def attach(self, sandbox_id: str, pod: Any = None, *ports: PortMapping) -> tuple[Any, Attachment]:
         pod = pod or self.make_netns()
         with pod.route_socket() as inside:
-            request = AttachRequest(sandbox_id=sandbox_id, netns_fd=pod.fd, netlink_fd=inside.fileno())
+            request = AttachRequest(
+                sandbox_id=sandbox_id, netns_fd=pod.fd, netlink_fd=inside.fileno(), port_mappings=ports
+            )
             return pod, await self.provider.attach(request)
 
     def links(self) -> int:
@@ -51,6 +54,9 @@ class Node:
     def names(self) -> set[str]:
         """The host's links."""
         return {link["ifname"] for link in json.loads(self.host.ip("-j", "link"))}
+
+    def table_mentions(self, words: str) -> bool:
+        return words in str(self.host.run("nft", "list", "table", "inet", "crisp_0badcafe").stdout)
 
     def elements(self) -> str:
         """The pods' addresses in nftables."""
@@ -63,9 +69,9 @@ def run_node(host: Any, make_netns: Callable[[], Any]) -> Callable[..., None]:
     """Runs a test's coroutine against a node, and closes what the node opened."""
 
     @asynccontextmanager
-    async def node(settings: BridgeSettings, store: MemoryLeaseStore) -> AsyncIterator[Node]:
+    async def node(settings: BridgeSettings, store: MemoryLeaseStore, ports: MemoryPortStore) -> AsyncIterator[Node]:
         thread = NetThread(host.enter)
-        provider = BridgeProvider(settings, store, thread)
+        provider = BridgeProvider(settings, store, ports, thread)
         try:
             yield Node(host, provider, make_netns)
         finally:
@@ -76,9 +82,12 @@ def run_node(host: Any, make_netns: Callable[[], Any]) -> Callable[..., None]:
         test: Callable[[Node], Coroutine[Any, Any, None]],
         settings: BridgeSettings = SETTINGS,
         store: MemoryLeaseStore | None = None,
+        ports: MemoryPortStore | None = None,
     ) -> None:
+        stores = store or MemoryLeaseStore(), ports or MemoryPortStore()
+
         async def main() -> None:
-            async with asyncio.timeout(60), node(settings, store or MemoryLeaseStore()) as made:
+            async with asyncio.timeout(60), node(settings, *stores) as made:
                 await test(made)
 
         asyncio.run(main())
@@ -125,11 +134,11 @@ def _listen(netns: Any, kind: int = socket.SOCK_STREAM, family: int = socket.AF_
     return server
 
 
-def _ask(netns: Any, address: str, server: socket.socket, kind: int = socket.SOCK_STREAM) -> str:
-    """Which address ``server`` sees when ``netns`` talks to it at ``address``."""
+def _ask(netns: Any, address: str, server: socket.socket, kind: int = socket.SOCK_STREAM, port: int = 0) -> str:
+    """Which address ``server`` sees when ``netns`` talks to it at ``address``, its own port or ``port``."""
     with netns.open_socket(server.family, kind) as client:
         client.settimeout(SECONDS)
-        client.connect((address, server.getsockname()[1]))
+        client.connect((address, port or server.getsockname()[1]))
         if kind == socket.SOCK_DGRAM:
             client.send(b"?")
         return str(client.recv(64).decode())
@@ -185,7 +194,7 @@ def test_beyond_a_router_a_pod_has_the_nodes_address(run_node: Callable[..., Non
             assert _ask(pod, beyond, server, kind) == seen
             await node.provider.detach(ONE)
             with pytest.raises(OSError):
-                pod.do(lambda: _ask_briefly(pod, beyond, server, kind))
+                _ask_briefly(pod, beyond, server, kind)
         finally:
             _end(server)
 
@@ -233,6 +242,186 @@ def _connect(here: Any, name: str, address: str, there: Any, other: str, far: st
     for netns, link, text in ((here, name, address), (there, other, far)):
         netns.ip("address", "add", text, "dev", link)
         netns.ip("link", "set", link, "up")
+
+
+async def _serve(node: Node, kind: int, family: int, host_ip: str = "") -> tuple[Any, socket.socket]:
+    """The pod ONE with a server behind port 8080 of the host."""
+    pod, protocol = node.make_netns(), "tcp" if kind == socket.SOCK_STREAM else "udp"
+    server = _listen(pod, kind, family)
+    await node.attach(ONE, pod, PortMapping(protocol, 8080, server.getsockname()[1], host_ip))
+    return pod, server
+
+
+@FAMILIES
+@KINDS
+@pytest.mark.parametrize("filtered", ["0", "1"], ids=["bridged frames unseen", "bridged frames filtered"])
+def test_a_host_port_leads_to_the_pod_from_everywhere(
+    run_node: Callable[..., None], kind: int, family: int, filtered: str
+) -> None:
+    """Whoever is answered through the node keeps his address; who would be answered past it does not.
+
+    Where iptables sees bridged frames (br_netfilter), what a pod sends to itself stays on the bridge.
+    """
+
+    async def test(node: Node) -> None:
+        _set_bridge_filter(node.host, filtered)
+        _, outside = _reach_outside(node)
+        other, _ = await node.attach(TWO)
+        pod, server = await _serve(node, kind, family)
+        gateway, here, beyond = (_pick(pair, family) for pair in (("10.91.0.1", "fd00:91::1"), NODE_ADDRESSES, OUTSIDE))
+        try:
+            assert _ask(outside, here, server, kind, 8080) == beyond
+            assert _ask(node.host, here, server, kind, 8080) == here
+            assert _ask(pod, here, server, kind, 8080) == gateway
+            assert _ask(other, here, server, kind, 8080) == gateway
+            if family == socket.AF_INET:
+                assert _ask(node.host, "127.0.0.1", server, kind, 8080) == gateway
+            await node.provider.detach(ONE)
+            assert not node.table_mentions("8080")
+        finally:
+            _end(server)
+
+    run_node(test, DUAL)
+
+
+def _set_bridge_filter(host: Any, value: str) -> None:
+    names = ("bridge-nf-call-iptables", "bridge-nf-call-ip6tables")
+    if host.run("sysctl", "-q", "-w", *(f"net.bridge.{name}={value}" for name in names)).returncode and value == "1":
+        pytest.skip("this kernel has no br_netfilter")
+
+
+def test_of_two_ports_the_one_with_an_address_counts_there(run_node: Callable[..., None]) -> None:
+    async def test(node: Node) -> None:
+        pod = node.make_netns()
+        first, second = _listen(pod), _listen(pod)
+        try:
+            mappings = [
+                PortMapping("tcp", 8080, first.getsockname()[1], ""),
+                PortMapping("tcp", 8080, second.getsockname()[1], "127.0.0.1"),
+            ]
+            await node.attach(ONE, pod, *mappings)
+            _end(first)
+            assert _ask(node.host, "127.0.0.1", second, port=8080) == "10.91.0.1"
+            with pytest.raises(ConnectionRefusedError):
+                _ask(node.host, "10.91.0.1", second, port=8080)
+        finally:
+            _end(first)
+            _end(second)
+
+    run_node(test)
+
+
+def test_a_pod_never_reaches_what_the_node_serves_on_its_loopback_alone(run_node: Callable[..., None]) -> None:
+    """With route_localnet its packets to 127.0.0.1 would be taken from the bridge (CVE-2020-8558)."""
+
+    async def test(node: Node) -> None:
+        pod, _ = await node.attach(ONE)
+        pod.run("sysctl", "-q", "-w", "net.ipv4.conf.all.route_localnet=1")
+        pod.ip("address", "delete", "127.0.0.1/8", "dev", "lo")
+        pod.ip("route", "add", "127.0.0.0/8", "via", "10.91.0.1", "dev", "eth0", "src", "10.91.0.2")
+        server = _listen(node.host)
+        try:
+            assert node.host.run("nft", "flush", "chain", "inet", "crisp_0badcafe", "guard").returncode == 0
+            assert _ask(pod, "127.0.0.1", server) == "10.91.0.2"
+            await node.provider.prepare()
+            with pytest.raises(TimeoutError):
+                _ask_briefly(pod, "127.0.0.1", server, socket.SOCK_STREAM)
+        finally:
+            _end(server)
+
+    run_node(test)
+
+
+def test_without_loopback_ports_the_loopback_is_the_nodes_own(run_node: Callable[..., None]) -> None:
+    async def test(node: Node) -> None:
+        _, server = await _serve(node, socket.SOCK_STREAM, socket.AF_INET)
+        try:
+            assert node.host.run("cat", "/proc/sys/net/ipv4/conf/crt0/route_localnet").stdout == "0\n"
+            assert _ask(node.host, "10.91.0.1", server, port=8080) == "10.91.0.1"
+            with pytest.raises(ConnectionRefusedError):
+                _ask(node.host, "127.0.0.1", server, port=8080)
+            with pytest.raises(FailedPrecondition, match=r"tcp 127\.0\.0\.1:80: .*loopback_host_ports is off"):
+                await node.attach(TWO, None, PortMapping("tcp", 80, 80, "127.0.0.1"))
+        finally:
+            _end(server)
+
+    run_node(test, replace(SETTINGS, loopback_ports=False))
+
+
+def test_sctp_ports_are_elements_as_the_others_are(run_node: Callable[..., None]) -> None:
+    async def test(node: Node) -> None:
+        await node.attach(ONE, None, PortMapping("sctp", 9899, 80, ""), PortMapping("sctp", 9899, 81, "192.0.2.1"))
+        assert node.table_mentions("sctp . 9899 ")
+        assert node.table_mentions(": 10.91.0.2 . 80") and node.table_mentions("192.0.2.1 . sctp . 9899 ")
+        await node.provider.detach(ONE)
+        assert not node.table_mentions("9899")
+
+    run_node(test)
+
+
+def test_sctp_reaches_the_pod(run_node: Callable[..., None]) -> None:
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP).close()
+    except OSError:
+        pytest.skip("this kernel has no SCTP")
+
+    async def test(node: Node) -> None:
+        pod = node.make_netns()
+        server = pod.do(lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP))
+        client = node.host.do(lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP))
+        with server, client:
+            await node.attach(ONE, pod, PortMapping("sctp", 9899, 9900, ""))
+            server.bind(("", 9900))
+            server.listen()
+            client.settimeout(SECONDS)
+            client.connect(("10.91.0.1", 9899))
+
+    run_node(test)
+
+
+def test_a_port_that_another_pod_has_is_refused_before_anything_is_done(run_node: Callable[..., None]) -> None:
+    async def test(node: Node) -> None:
+        mapping = PortMapping("tcp", 8080, 80, "")
+        async with node.provider.reserve(ONE, [mapping]):
+            with pytest.raises(FailedPrecondition, match=rf"tcp \*:8080: sandbox {ONE} has it"):
+                async with node.provider.reserve(TWO, [mapping]):
+                    pass
+            await node.attach(ONE, None, mapping)
+        before = node.names(), node.elements()
+        with pytest.raises(FailedPrecondition, match=f"sandbox {ONE} has it"):
+            async with node.provider.reserve(TWO, [replace(mapping, host_ip="127.0.0.1")]):
+                pass
+        with pytest.raises(FailedPrecondition, match=f"sandbox {ONE} has it"):
+            await node.attach(TWO, None, mapping)
+        assert (node.names(), node.elements()) == before
+        with pytest.raises(FailedPrecondition, match=r"tcp \[::\]:80: pods have no IPv6 address"):
+            async with node.provider.reserve(TWO, [PortMapping("tcp", 80, 80, "::")]):
+                pass
+        await node.provider.detach(ONE)
+        await node.attach(TWO, None, mapping)
+
+    run_node(test)
+
+
+def test_ports_are_mapped_again_after_a_restart_and_a_flush(run_node: Callable[..., None]) -> None:
+    store, ports = MemoryLeaseStore(), MemoryPortStore()
+    kept: list[tuple[Any, socket.socket]] = []
+
+    async def before(node: Node) -> None:
+        kept.append(await _serve(node, socket.SOCK_STREAM, socket.AF_INET))
+
+    async def after(node: Node) -> None:
+        assert node.host.run("nft", "flush", "ruleset").returncode == 0
+        await node.provider.prepare()
+        assert _ask(node.host, "127.0.0.1", kept[0][1], port=8080) == "10.91.0.1"
+        with pytest.raises(FailedPrecondition):
+            await node.attach(TWO, None, PortMapping("tcp", 8080, 80, ""))
+
+    run_node(before, SETTINGS, store, ports)
+    try:
+        run_node(after, SETTINGS, store, ports)
+    finally:
+        _end(kept[0][1])
 
 
 def test_attaching_again_gives_the_same_address_and_detaching_again_is_no_fault(run_node: Callable[..., None]) -> None:
@@ -355,13 +544,16 @@ def test_what_belongs_to_nobody_is_found_and_removed(run_node: Callable[..., Non
 
     async def test(node: Node) -> None:
         _, kept = await node.attach(ONE)
-        _, lost = await node.attach(TWO)
+        _, lost = await node.attach(TWO, None, PortMapping("udp", 53, 5353, "192.0.2.1"))
         assert await node.provider.orphans([ONE, TWO]) == ()
         found = await node.provider.orphans([ONE])
         assert {(orphan.kind, orphan.name, orphan.owner) for orphan in found} == {
             (OrphanKind.LINK, lost.host_interface, TWO),
             (OrphanKind.ELEMENT, "10.91.0.3", TWO),
             (OrphanKind.ELEMENT, "fd00:91::3", TWO),
+            (OrphanKind.ELEMENT, "udp 192.0.2.1:53", TWO),
+            (OrphanKind.ELEMENT, "udp to 10.91.0.3:5353", TWO),
+            (OrphanKind.HOST_PORT, "udp 192.0.2.1:53", TWO),
             (OrphanKind.LEASE, "10.91.0.3", TWO),
             (OrphanKind.LEASE, "fd00:91::3", TWO),
         }

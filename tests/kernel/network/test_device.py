@@ -91,6 +91,7 @@ def test_a_pod_gets_loopback_address_and_default_route(host: Any, route: Netlink
     assert link is not None
     assert (link.name, link.alias, link.master) == ("crp5a5a5a5a5a5a", f"crisp:{INSTANCE}:{SANDBOX}", index)
     assert (link.mtu, link.up) == (1450, True)
+    assert "hairpin on" in host.ip("-d", "link", "show", name)
     assert _addresses(pod, "eth0") == {"10.91.0.2/24"}
     assert json.loads(pod.ip("-j", "route", "show", "default"))[0]["gateway"] == "10.91.0.1"
     assert "UP" in json.loads(pod.ip("-j", "link", "show", "lo"))[0]["flags"]
@@ -191,6 +192,7 @@ def test_ports_return_to_a_bridge_that_was_made_again(host: Any, route: NetlinkS
     device.restore_ports(route, stale, OURS, index)
     link = device.find_link(route, name)
     assert link is not None and link.master == index
+    assert "hairpin on" in host.ip("-d", "link", "show", name)
     device.delete_pod_link(route, POD)
     device.restore_ports(route, stale, OURS, index)
 

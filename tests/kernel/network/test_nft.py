@@ -13,6 +13,7 @@ import pytest
 
 from network.elements import Element
 from network.nft import Table
+from network.nft_table import Rules
 from runtime.errors import HostFault
 
 INSTANCE = "0badcafe"
@@ -36,9 +37,29 @@ def _ruleset(host: Any) -> list[dict[str, Any]]:
 
 
 def test_the_table_masquerades_pods_and_is_the_same_when_made_again(host: Any, table: Table) -> None:
-    host.do(lambda: table.ensure([SUBNET, SUBNET_V6]))
+    host.do(
+        lambda: table.ensure(
+            Rules(
+                "crt0",
+                (
+                    SUBNET,
+                    SUBNET_V6,
+                ),
+            )
+        )
+    )
     first = host.run("nft", "-s", "list", "ruleset").stdout
-    host.do(lambda: table.ensure([SUBNET, SUBNET_V6]))
+    host.do(
+        lambda: table.ensure(
+            Rules(
+                "crt0",
+                (
+                    SUBNET,
+                    SUBNET_V6,
+                ),
+            )
+        )
+    )
     assert host.run("nft", "-s", "list", "ruleset").stdout == first
     assert "ip saddr @pods_v4 ip daddr != @subnets_v4" in first and "masquerade" in first
     assert "ip6 saddr @pods_v6 ip6 daddr != @subnets_v6" in first
@@ -46,18 +67,28 @@ def test_the_table_masquerades_pods_and_is_the_same_when_made_again(host: Any, t
 
 
 def test_subnets_follow_and_elements_stay_when_the_table_is_made_again(host: Any, table: Table) -> None:
-    host.do(lambda: table.ensure([SUBNET]))
+    host.do(lambda: table.ensure(Rules("crt0", (SUBNET,))))
     table.add([ONE, SIX])
-    host.do(lambda: table.ensure([IPv4Network("10.92.0.0/24"), SUBNET]))
+    host.do(
+        lambda: table.ensure(
+            Rules(
+                "crt0",
+                (
+                    IPv4Network("10.92.0.0/24"),
+                    SUBNET,
+                ),
+            )
+        )
+    )
     assert table.elements() == [ONE, SIX]
     listed = host.run("nft", "list", "set", "inet", table.name, "subnets_v4").stdout
     assert "10.91.0.0/24" in listed and "10.92.0.0/24" in listed
-    host.do(lambda: table.ensure([]))
+    host.do(lambda: table.ensure(Rules("crt0")))
     assert "elements" not in host.run("nft", "list", "set", "inet", table.name, "subnets_v4").stdout
 
 
 def test_adding_and_removing_an_element_may_be_repeated(host: Any, table: Table) -> None:
-    host.do(lambda: table.ensure([SUBNET]))
+    host.do(lambda: table.ensure(Rules("crt0", (SUBNET,))))
     for _ in range(2):
         table.add([ONE, TWO, SIX])
     assert sorted(table.elements() or (), key=str) == [ONE, TWO, SIX]
@@ -67,14 +98,14 @@ def test_adding_and_removing_an_element_may_be_repeated(host: Any, table: Table)
 
 
 def test_of_several_elements_those_that_are_there_go(host: Any, table: Table) -> None:
-    host.do(lambda: table.ensure([SUBNET]))
+    host.do(lambda: table.ensure(Rules("crt0", (SUBNET,))))
     table.add([ONE, SIX])
     assert not table.discard([ONE, TWO, SIX])
     assert table.elements() == []
 
 
 def test_a_thousand_elements_go_in_and_come_out(host: Any, table: Table) -> None:
-    host.do(lambda: table.ensure([SUBNET]))
+    host.do(lambda: table.ensure(Rules("crt0", (SUBNET,))))
     first = int(IPv4Address("10.93.0.0"))
     wanted = {Element("pods_v4", IPv4Address(first + number).packed, f"{number:064x}") for number in range(1000)}
     table.add(list(wanted))
@@ -93,7 +124,7 @@ def test_without_a_table_adding_fails_and_everything_else_says_it_is_gone(table:
 
 def test_deleting_the_table_leaves_other_tables_alone(host: Any, table: Table) -> None:
     host.run("nft", "add", "table", "ip", "crisp_other")
-    host.do(lambda: table.ensure([SUBNET]))
+    host.do(lambda: table.ensure(Rules("crt0", (SUBNET,))))
     assert table.exists() and table.delete() and not table.exists()
     assert {entry["table"]["name"] for entry in _ruleset(host) if "table" in entry} == {"crisp_other"}
 
@@ -102,7 +133,7 @@ def test_a_missing_nft_command_is_named(host: Any, tmp_path: Path) -> None:
     table = host.do(lambda: Table(INSTANCE, path=str(tmp_path)))
     try:
         with pytest.raises(HostFault, match=f"nft: no nft command in {tmp_path}; install the package nftables"):
-            table.ensure([SUBNET])
+            table.ensure(Rules("crt0", (SUBNET,)))
     finally:
         table.close()
 
@@ -125,10 +156,10 @@ def test_what_nft_says_is_in_the_fault(host: Any, tmp_path: Path, script: str, s
     table = host.do(lambda: Table(INSTANCE, path=str(tmp_path)))
     try:
         with pytest.raises(HostFault, match=said):
-            table.ensure([SUBNET])
+            table.ensure(Rules("crt0", (SUBNET,)))
         command.write_text("not a program")
         with pytest.raises(HostFault) as caught:
-            table.ensure([SUBNET])
+            table.ensure(Rules("crt0", (SUBNET,)))
         assert caught.value.errno == errno.ENOEXEC
     finally:
         table.close()

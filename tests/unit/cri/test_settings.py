@@ -32,6 +32,7 @@ log_level = "debug"
 [network]
 bridge = "br-pods"
 subnets = ["10.1.0.0/16", "fd00:1::/64"]
+loopback_host_ports = false
 
 [registry]
 config_path = "/etc/hosts.d"
@@ -67,7 +68,7 @@ def test_an_empty_file_gives_the_defaults() -> None:
 def test_every_key_is_read() -> None:
     settings = parse_settings(WHOLE, "c.toml")
     assert settings.root == "/srv/crisp"
-    assert settings.network == NetworkSettings("br-pods", ("10.1.0.0/16", "fd00:1::/64"))
+    assert settings.network == NetworkSettings("br-pods", ("10.1.0.0/16", "fd00:1::/64"), False)
     assert settings.registry.config_path == "/etc/hosts.d"
     assert settings.pool.size == 0
     assert settings.metrics == ""
@@ -91,6 +92,7 @@ def test_no_subnets_at_all_is_a_setting() -> None:
         ("\nnetwork.bridge = 3", "c.toml:2", 'did you mean "3"'),
         ("[network]\nsubnets = '10.0.0.0/8'", "c.toml:2", 'did you mean ["10.0.0.0/8"]'),
         ("[network]\nsubnets = [1]", "c.toml:2", "a list of strings"),
+        ("[network]\nloopback_host_ports = 1", "c.toml:2", "must be true or false"),
         ("[pool]\n size = '4'", "c.toml:2", "must be an integer"),
         ("[pool]\nsize = true", "c.toml:2", "must be an integer"),
         ("[pool]\nsize = -1", "c.toml:2", "between 0 and"),
@@ -154,7 +156,7 @@ def test_what_a_reload_applies_is_told_from_what_needs_a_restart() -> None:
         (("network", "subnets"), 10),
         (("network", "absent"), 8),
         (("absent",), 1),
-        (("pool", "size"), 23),
+        (("pool", "size"), 24),
     ],
 )
 def test_a_key_is_found_in_its_table(path: tuple[str, ...], line: int) -> None:

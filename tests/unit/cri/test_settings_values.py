@@ -22,6 +22,7 @@ GOOD: list[tuple[Callable[[Any], None], Any]] = [
     (values.check_bridge, "a" * 15),
     (values.check_subnets, ()),
     (values.check_subnets, ("10.85.0.0/16", "fd00::/64")),
+    (values.check_switch, False),
     (values.check_pool, 0),
     (values.check_pool, 256),
     (values.check_streaming, "127.0.0.1:0"),

@@ -3,6 +3,7 @@ from __future__ import annotations
 from ipaddress import ip_address
 
 from network.elements import Element, Pod, by_set, owner_in, plan_elements
+from network.provider import PortMapping
 
 SANDBOX = "5a" * 32
 POD = Pod(SANDBOX, ("10.85.0.2", "fd00::2"))
@@ -26,6 +27,35 @@ def test_the_owner_is_found_again_in_the_comment() -> None:
     assert owner_in(plan_elements(POD)[0].comment) == SANDBOX
     assert Element("pods_v4", b"").comment == "" == owner_in("")
     assert owner_in("somebody else's") == "somebody else's"
+
+
+def test_a_host_port_is_an_element_for_each_address_that_it_leads_to() -> None:
+    ports = (PortMapping("tcp", 8080, 80, ""), PortMapping("udp", 53, 5353, "192.0.2.1"))
+    found = {element.identity: element for element in plan_elements(Pod(SANDBOX, POD.addresses, ports))}
+    assert {(element.set, element.describe()) for element in found.values()} == {
+        ("pods_v4", "10.85.0.2"),
+        ("pods_v6", "fd00::2"),
+        ("any_ports_v4", "tcp *:8080"),
+        ("any_ports_v6", "tcp [*]:8080"),
+        ("targets_v4", "tcp to 10.85.0.2:80"),
+        ("targets_v6", "tcp to [fd00::2]:80"),
+        ("ports_v4", "udp 192.0.2.1:53"),
+        ("targets_v4", "udp to 10.85.0.2:5353"),
+    }
+    mapped = found["any_ports_v4", bytes((6, 0, 0, 0, 0x1F, 0x90, 0, 0))]
+    assert mapped.data == ip_address("10.85.0.2").packed + bytes((0, 80, 0, 0))
+    assert found["ports_v4", ip_address("192.0.2.1").packed + bytes((17, 0, 0, 0, 0, 53, 0, 0))].owner == SANDBOX
+
+
+def test_an_ipv6_port_is_written_in_brackets() -> None:
+    (_, _, port, target) = plan_elements(Pod(SANDBOX, POD.addresses, (PortMapping("sctp", 1, 2, "::1"),)))
+    assert (port.set, port.describe(), target.describe()) == ("ports_v6", "sctp [::1]:1", "sctp to [fd00::2]:2")
+
+
+def test_two_ports_that_lead_to_one_place_share_its_element() -> None:
+    ports = (PortMapping("tcp", 8080, 80, ""), PortMapping("tcp", 8081, 80, ""))
+    elements = plan_elements(Pod(SANDBOX, ("10.85.0.2",), ports))
+    assert len(elements) == len({element.identity for element in elements}) == 4
 
 
 def test_elements_are_grouped_by_set() -> None:

@@ -5,7 +5,17 @@ from ipaddress import ip_address
 
 from network import nft_messages
 from network.elements import Element
-from network.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, Reply, attribute, nested, parse_attributes, text
+from network.netlink import (
+    NLM_F_ACK,
+    NLM_F_CREATE,
+    NLM_F_DUMP,
+    Reply,
+    attribute,
+    iterate_attributes,
+    nested,
+    parse_attributes,
+    text,
+)
 
 INSTANCE = "0badcafe"
 ONE = Element("pods_v4", ip_address("10.85.0.2").packed, "x")
@@ -28,6 +38,16 @@ def test_each_set_has_a_message_of_its_own_in_the_batch() -> None:
     _, four, six, _ = nft_messages.plan_add(INSTANCE, [ONE, SIX, TWO])
     replies = [Reply(0, 0, 1, message.body) for message in (four, six)]
     assert nft_messages.parse_elements(replies) == [ONE, TWO, SIX]
+
+
+def test_an_element_of_a_map_has_what_it_leads_to() -> None:
+    mapped = Element("any_ports_v4", bytes((6, 0, 0, 0, 0, 80, 0, 0)), "x", ip_address("10.85.0.2").packed + bytes(4))
+    _, add, _ = nft_messages.plan_add(INSTANCE, [mapped])
+    (_, raw), *_ = iterate_attributes(parse_attributes(add.body[4:])[3])
+    assert parse_attributes(parse_attributes(raw)[2]) == {1: mapped.data}
+    _, delete, _ = nft_messages.plan_delete(INSTANCE, [mapped])
+    (_, raw), *_ = iterate_attributes(parse_attributes(delete.body[4:])[3])
+    assert set(parse_attributes(raw)) == {1}
 
 
 def test_deleting_names_keys_alone() -> None:

@@ -2,14 +2,15 @@ from __future__ import annotations
 
 from ipaddress import ip_network
 
-from network.nft_table import plan_table
+from network.nft_table import Rules, plan_table
 
 INSTANCE = "0badcafe"
-SUBNETS = [ip_network("10.85.0.0/16"), ip_network("10.86.0.0/24"), ip_network("fd00:85::/64")]
+SUBNETS = (ip_network("10.85.0.0/16"), ip_network("10.86.0.0/24"), ip_network("fd00:85::/64"))
+RULES = Rules("crisp0", SUBNETS)
 
 
 def test_every_line_of_the_table_names_the_instances_own_table() -> None:
-    lines = plan_table(INSTANCE, SUBNETS).splitlines()
+    lines = plan_table(INSTANCE, RULES).splitlines()
     assert all(f" inet crisp_{INSTANCE}" in line for line in lines)
     assert f"add element inet crisp_{INSTANCE} subnets_v4 {{ 10.85.0.0/16 }}" in lines
     assert f"add element inet crisp_{INSTANCE} subnets_v4 {{ 10.86.0.0/24 }}" in lines
@@ -17,7 +18,7 @@ def test_every_line_of_the_table_names_the_instances_own_table() -> None:
 
 
 def test_subnets_are_listed_anew_and_pods_stay() -> None:
-    lines = plan_table(INSTANCE, SUBNETS).splitlines()
+    lines = plan_table(INSTANCE, RULES).splitlines()
     for version, subnet in (("v4", "10.85.0.0/16"), ("v6", "fd00:85::/64")):
         flushed = lines.index(f"flush set inet crisp_{INSTANCE} subnets_{version}")
         assert flushed < lines.index(f"add element inet crisp_{INSTANCE} subnets_{version} {{ {subnet} }}")
@@ -25,9 +26,22 @@ def test_subnets_are_listed_anew_and_pods_stay() -> None:
 
 
 def test_chains_are_filled_anew() -> None:
-    lines = plan_table(INSTANCE, []).splitlines()
+    lines = plan_table(INSTANCE, Rules("crisp0")).splitlines()
     assert not any("add element" in line for line in lines)
-    flushed = lines.index(f"flush chain inet crisp_{INSTANCE} postrouting")
-    assert lines[flushed - 1].startswith(f"add chain inet crisp_{INSTANCE} postrouting ")
-    assert lines[flushed + 1].startswith(f"add rule inet crisp_{INSTANCE} postrouting ip saddr @pods_v4 ")
-    assert lines[flushed + 2].startswith(f"add rule inet crisp_{INSTANCE} postrouting ip6 saddr @pods_v6 ")
+    for name in ("host_ports", "prerouting", "output", "postrouting", "guard"):
+        flushed = lines.index(f"flush chain inet crisp_{INSTANCE} {name}")
+        assert lines[flushed - 1].startswith(f"add chain inet crisp_{INSTANCE} {name}")
+        assert lines[flushed + 1].startswith(f"add rule inet crisp_{INSTANCE} {name} ")
+
+
+def test_the_loopback_leads_to_pods_only_where_it_should() -> None:
+    returning = f"add rule inet crisp_{INSTANCE} output ip daddr 127.0.0.0/8 return"
+    assert returning in plan_table(INSTANCE, Rules("crisp0", loopback=False))
+    assert returning not in plan_table(INSTANCE, Rules("crisp0", loopback=True))
+
+
+def test_nobody_but_the_node_uses_its_loopback() -> None:
+    for loopback in (True, False):
+        text = plan_table(INSTANCE, Rules("br-pods", loopback=loopback))
+        for side in ("saddr", "daddr"):
+            assert f'guard iifname "br-pods" ip {side} 127.0.0.0/8 drop' in text

@@ -27,7 +27,7 @@ def tables(connection: sqlite3.Connection) -> set[str]:
 
 def test_an_empty_file_gets_every_table(connection: sqlite3.Connection) -> None:
     schema.migrate(connection)
-    assert tables(connection) >= {"meta", "sandboxes", "containers", "operations", "images", "leases", "quarantine"}
+    assert tables(connection) >= {"meta", "sandboxes", "containers", "operations", "images", "leases", "host_ports"}
     assert schema.read_version(connection) == schema.VERSION
 
 

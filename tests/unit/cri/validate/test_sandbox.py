@@ -155,7 +155,6 @@ REFUSED: list[tuple[str, str, type[Fault], str]] = [
         InvalidArgument,
         "given twice: 8080",
     ),
-    ("42", "config { port_mappings { container_port: 80 host_port: 8080 } }", FailedPrecondition, "port mappings"),
     ("port", "config { port_mappings { container_port: 80 protocol: 9 } }", InvalidArgument, "no such protocol"),
     ("port", "config { port_mappings { container_port: 80 host_ip: 'x' } }", InvalidArgument, "is no address"),
     ("modes", NAMESPACES % "network: CONTAINER", InvalidArgument, "one of POD, NODE"),
@@ -228,6 +227,13 @@ def test_runtime_default_apparmor_needs_the_feature_where_the_host_has_apparmor(
     request = make_request(CONTEXT % "apparmor {}")
     with pytest.raises(FailedPrecondition, match="AppArmor profiles"):
         validate_run_pod_sandbox(request, msgspec.structs.replace(host, apparmor=True))
+
+
+@pytest.mark.parametrize("protocol", ["TCP", "UDP", "SCTP"])
+def test_host_ports_are_fine_on_one_address_or_on_all(host: HostFacts, protocol: str) -> None:
+    for address in ("", "0.0.0.0", "192.0.2.1", "::1"):
+        port = f"container_port: 80 host_port: 8080 protocol: {protocol} host_ip: '{address}'"
+        validate_run_pod_sandbox(make_request(f"config {{ port_mappings {{ {port} }} }}"), host)
 
 
 def test_host_ports_of_a_host_network_pod_are_the_nodes_own(host: HostFacts) -> None:

@@ -25,7 +25,10 @@ from runtime.errors import Fault, HostFault
 from runtime.linux import capabilities, files, libseccomp, mount, namespaces
 
 NAMESPACES = ("mount", "network", "ipc", "uts", "pid", "cgroup")
-NFT_RULES = "table inet crisp_check { chain out { type nat hook postrouting priority 100; masquerade; }; }"
+NFT_RULES = """
+table inet crisp_check { chain out { type nat hook postrouting priority 100; masquerade; }; }
+table bridge crisp_check { chain in { type filter hook prerouting priority -350; ether type arp accept; }; }
+"""
 NFT_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
 NFT_SECONDS = 20
 
@@ -213,7 +216,7 @@ def probe_links() -> str:
 
 
 def probe_nft() -> str:
-    """Masquerade by ``nft`` in this thread's network namespace."""
+    """Masquerade, and a look at bridged frames, by ``nft`` in this thread's network namespace."""
     nft = shutil.which("nft", path=NFT_PATH)
     if nft is None:
         return "there is no nft command; install the package nftables"

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 
+from network.names import IFNAMSIZ, hardware_address, host_link_name
 from network.ports import is_any, versions_of
 from network.provider import PortMapping
 from network.rtnetlink import Address
@@ -27,6 +28,15 @@ ANY_PORTS = {4: "any_ports_v4", 6: "any_ports_v6"}
 """The same for any address of the host."""
 TARGETS = {4: "targets_v4", 6: "targets_v6"}
 """Sets of protocol and of pod's address and port: what host ports lead to."""
+
+LINKS, SENDERS = "links", "senders"
+"""In the bridge's table: sets of the hosts' ends of pods' links, and of those with a pod's MAC address."""
+SOURCES = {4: "sources_v4", 6: "sources_v6"}
+"""Sets of a pod's link, its MAC address, and an address that it may send from."""
+ADVERTISED = "advertised"
+"""The same for what a pod may say in IPv6 that it has."""
+OF_BRIDGE = frozenset({LINKS, SENDERS, *SOURCES.values(), ADVERTISED})
+"""The sets of the table of family bridge; all others are in that of family inet."""
 
 PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
 _NAMES = {number: name for name, number in PROTOCOLS.items()}
@@ -55,7 +65,11 @@ class Element:
         return f"{_COMMENT}{self.owner}" if self.owner else ""
 
     def describe(self) -> str:
-        """The address, or the port as in ``tcp 192.0.2.1:80`` (``*`` for any address)."""
+        """The address, the port as in ``tcp 192.0.2.1:80`` (``*`` for any address), or the link and
+        what it may send."""
+        if self.set in OF_BRIDGE:
+            name, rest = self.key[:IFNAMSIZ].rstrip(b"\0").decode(errors="replace"), self.key[IFNAMSIZ + 8 :]
+            return f"{self.set} {name}" + (f" {ip_address(rest)}" if rest else "")
         if self.set in PODS.values():
             return str(ip_address(self.key))
         if self.set in ANY_PORTS.values():
@@ -80,11 +94,33 @@ def plan_elements(pod: Pod) -> list[Element]:
     """All elements of a pod, each once."""
     found = [ip_address(address) for address in pod.addresses]
     elements = [Element(PODS[address.version], address.packed, pod.sandbox_id) for address in found]
+    elements += _plan_senders(pod.sandbox_id, found)
     for mapping in pod.ports:
         for address in found:
             if address.version in versions_of(mapping):
                 elements += _plan_port(pod.sandbox_id, mapping, address)
     return list({element.identity: element for element in elements}.values())
+
+
+def _plan_senders(owner: str, addresses: Sequence[Address]) -> Iterator[Element]:
+    """What may come from the pod's link. A pod without an IPv6 address sends no IPv6."""
+    link = host_link_name(owner).encode().ljust(IFNAMSIZ, b"\0")
+    yield Element(LINKS, link, owner)
+    primary = [address for address in addresses if address.version == 4] or addresses
+    for hardware in {hardware_address(address) for address in primary}:
+        sender = _fields(link, hardware)
+        yield Element(SENDERS, sender, owner)
+        own = [*addresses, *([link_local(hardware)] if any(each.version == 6 for each in addresses) else [])]
+        for address in own:
+            yield Element(SOURCES[address.version], sender + address.packed, owner)
+            if address.version == 6:
+                yield Element(ADVERTISED, sender + address.packed, owner)
+
+
+def link_local(hardware: bytes) -> IPv6Address:
+    """The address that the kernel makes of a MAC address (RFC 4291, appendix A)."""
+    tail = bytes((hardware[0] ^ 2, *hardware[1:3], 0xFF, 0xFE, *hardware[3:]))
+    return IPv6Address(b"\xfe\x80" + bytes(6) + tail)
 
 
 def _plan_port(owner: str, mapping: PortMapping, address: Address) -> Iterator[Element]:

@@ -1,5 +1,7 @@
 """The instance's own nftables table: static rules over sets, and a pod is elements.
 
+It is one of family inet and, for what bridged frames say of themselves, one of family bridge.
+
 ``nft`` itself runs only to make the table (at start, and when the subnets change); a
 pod's elements are added and removed by one nfnetlink batch. ``network.nft_table``
 has the text, ``network.nft_messages`` the messages, ``network.wiring`` is the user.
@@ -16,7 +18,7 @@ import subprocess
 from collections.abc import Sequence
 
 from network import nft_messages
-from network.elements import ANY_PORTS, PODS, PORTS, TARGETS, Element
+from network.elements import ANY_PORTS, OF_BRIDGE, PODS, PORTS, TARGETS, Element
 from network.names import table_name
 from network.netlink import NETLINK_NETFILTER, Message, NetlinkSocket
 from network.nft_table import Rules, plan_table
@@ -25,7 +27,7 @@ from runtime.errors import HostFault
 _PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
 _NFT_SECONDS = 20
 _ELEMENTS_A_BATCH = 256
-_SETS = tuple(name for sets in (PODS, PORTS, ANY_PORTS, TARGETS) for name in sets.values())
+_SETS = (*(name for sets in (PODS, PORTS, ANY_PORTS, TARGETS) for name in sets.values()), *sorted(OF_BRIDGE))
 """What pods are elements of."""
 
 
@@ -111,11 +113,14 @@ class Table:
         return found
 
     def exists(self) -> bool:
-        return self._found([nft_messages.plan_look_up(self._instance)], "look up the nftables table")
+        """Whether it is there, in each family."""
+        asked = [nft_messages.plan_look_up(self._instance, family) for family in nft_messages.FAMILIES]
+        return all(self._found([message], "look up the nftables table") for message in asked)
 
     def delete(self) -> bool:
         """Delete the whole table; False if there was none."""
-        return self._found(nft_messages.plan_delete_table(self._instance), "delete the nftables table")
+        batches = [nft_messages.plan_delete_table(self._instance, family) for family in nft_messages.FAMILIES]
+        return any([self._found(batch, "delete the nftables table") for batch in batches])
 
     def _found(self, batch: Sequence[Message], step: str) -> bool:
         try:

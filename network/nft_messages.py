@@ -13,7 +13,7 @@ import socket
 import struct
 from collections.abc import Iterable, Sequence
 
-from network.elements import Element, by_set, owner_in
+from network.elements import OF_BRIDGE, Element, by_set, owner_in
 from network.names import table_name
 from network.netlink import (
     NLM_F_ACK,
@@ -28,7 +28,9 @@ from network.netlink import (
     text,
 )
 
-_NFPROTO_INET = 1
+_NFPROTO_INET, _NFPROTO_BRIDGE = 1, 7
+FAMILIES = {"inet": _NFPROTO_INET, "bridge": _NFPROTO_BRIDGE}
+"""The families in which the instance has a table."""
 _NFNL_SUBSYS_NFTABLES = 10
 _NFNL_MSG_BATCH_BEGIN, _NFNL_MSG_BATCH_END = 0x10, 0x11
 _NFT_MSG_GETTABLE, _NFT_MSG_DELTABLE = 1, 2
@@ -57,7 +59,7 @@ def _batch(instance: str, call: str, kind: int, flags: int, elements: Sequence[E
     messages = []
     for name, members in by_set(elements).items():
         label = ", ".join(element.describe() for element in members[:3])
-        body = _nfgenmsg(_NFPROTO_INET) + _set(instance, name)
+        body = _nfgenmsg(_family_of(name)) + _set(instance, name)
         body += nested(
             _NFTA_SET_ELEM_LIST_ELEMENTS,
             *(nested(_NFTA_LIST_ELEM, _element(element, kind == _NFT_MSG_NEWSETELEM)) for element in members),
@@ -65,6 +67,10 @@ def _batch(instance: str, call: str, kind: int, flags: int, elements: Sequence[E
         what = f"{label} in {name} of {table_name(instance)}"
         messages.append(Message(call, what, _subsystem(kind), NLM_F_ACK | flags, body))
     return _framed(messages)
+
+
+def _family_of(name: str) -> int:
+    return _NFPROTO_BRIDGE if name in OF_BRIDGE else _NFPROTO_INET
 
 
 def _set(instance: str, name: str) -> bytes:
@@ -124,22 +130,22 @@ def _comment(userdata: bytes) -> str:
 
 def plan_list(instance: str, name: str) -> Message:
     """A dump of the set called ``name``, for :func:`parse_elements`."""
-    body = _nfgenmsg(_NFPROTO_INET) + _set(instance, name)
+    body = _nfgenmsg(_family_of(name)) + _set(instance, name)
     what = f"{name} of {table_name(instance)}"
     return Message("NFT_MSG_GETSETELEM", what, _subsystem(_NFT_MSG_GETSETELEM), NLM_F_DUMP, body)
 
 
-def plan_look_up(instance: str) -> Message:
-    """Ask for the table itself."""
-    return _table_message(instance, "NFT_MSG_GETTABLE", _NFT_MSG_GETTABLE)
+def plan_look_up(instance: str, family: str) -> Message:
+    """Ask for the table of this family itself."""
+    return _table_message(instance, family, "NFT_MSG_GETTABLE", _NFT_MSG_GETTABLE)
 
 
-def plan_delete_table(instance: str) -> list[Message]:
+def plan_delete_table(instance: str, family: str) -> list[Message]:
     """Delete the table with everything in it."""
-    return _framed([_table_message(instance, "NFT_MSG_DELTABLE", _NFT_MSG_DELTABLE)])
+    return _framed([_table_message(instance, family, "NFT_MSG_DELTABLE", _NFT_MSG_DELTABLE)])
 
 
-def _table_message(instance: str, call: str, kind: int) -> Message:
+def _table_message(instance: str, family: str, call: str, kind: int) -> Message:
     name = table_name(instance)
-    body = _nfgenmsg(_NFPROTO_INET) + text(_NFTA_TABLE_NAME, name)
-    return Message(call, name, _subsystem(kind), NLM_F_ACK, body)
+    body = _nfgenmsg(FAMILIES[family]) + text(_NFTA_TABLE_NAME, name)
+    return Message(call, f"{family} {name}", _subsystem(kind), NLM_F_ACK, body)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from network.elements import ANY_PORTS, PODS, PORTS, SUBNETS, TARGETS
+from network.elements import ADVERTISED, ANY_PORTS, LINKS, PODS, PORTS, SENDERS, SOURCES, SUBNETS, TARGETS
 from network.names import table_name
 from network.rtnetlink import Network
 
@@ -23,6 +23,10 @@ background, leaves elements out of a listing meanwhile, and leaks would go unsee
 _TYPES = {4: "ipv4_addr", 6: "ipv6_addr"}
 _FIELDS = {4: "ip", 6: "ip6"}
 _MULTICAST = {4: "224.0.0.0/4", 6: "ff00::/8"}
+_TARGET = "@th,64,128"
+"""The target of a neighbour advertisement, behind 64 bits of header (RFC 4861, 4.4)."""
+_BEFORE_AN_ADDRESS = ("nd-neighbor-solicit", "nd-router-solicit", "mld-listener-report", "mld2-listener-report")
+"""What IPv6 sends from no address (RFC 4862, RFC 3590)."""
 _LOOPBACK = "127.0.0.0/8"
 
 
@@ -55,7 +59,41 @@ def plan_table(instance: str, rules: Rules) -> str:
     for name, declaration, content in _chains(rules):
         lines += [f"add chain {table} {name} {declaration}".rstrip(), f"flush chain {table} {name}"]
         lines += [f"add rule {table} {name} {rule}" for rule in content]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_bridge_table(instance)]) + "\n"
+
+
+def _bridge_table(instance: str) -> Iterator[str]:
+    """What comes from a pod's link is looked at before the bridge or the node learns anything of it."""
+    table = f"bridge {table_name(instance)}"
+    kinds = {LINKS: "type ifname", SENDERS: "type ifname . ether_addr"}
+    kinds |= {SOURCES[version]: f"type ifname . ether_addr . {kind}" for version, kind in _TYPES.items()}
+    kinds[ADVERTISED] = f"typeof iifname . ether saddr . {_TARGET}"
+    yield f"add table {table}"
+    for name, kind in kinds.items():
+        most = 2 * MOST_PODS if name in (SOURCES[6], ADVERTISED) else MOST_PODS
+        yield f"add set {table} {name} {{ {kind}; size {most}; }}"
+    for name, declaration, content in (
+        ("from_pods", "", _from_pods()),
+        ("prerouting", _hook("filter", "prerouting", -350), [f"iifname @{LINKS} jump from_pods"]),
+    ):
+        yield from (f"add chain {table} {name} {declaration}".rstrip(), f"flush chain {table} {name}")
+        yield from (f"add rule {table} {name} {rule}" for rule in content)
+
+
+def _from_pods() -> Iterator[str]:
+    """ARP, IPv4 and IPv6 with the pod's own addresses, and nothing else. No answers of a DHCP
+    server, no router advertisements or redirects, no neighbour advertisements for others."""
+    yield f"iifname . ether saddr != @{SENDERS} drop"
+    yield f"ether type arp iifname . arp saddr ether . arp saddr ip @{SOURCES[4]} accept"
+    yield f"ether type arp iifname . arp saddr ether @{SENDERS} arp saddr ip 0.0.0.0 accept"
+    yield "ether type ip udp sport 67 drop"
+    yield f"ether type ip iifname . ether saddr . ip saddr @{SOURCES[4]} accept"
+    yield "ether type ip6 udp sport 547 drop"
+    yield "ether type ip6 icmpv6 type { nd-router-advert, nd-redirect } drop"
+    yield f"ether type ip6 icmpv6 type nd-neighbor-advert iifname . ether saddr . {_TARGET} != @{ADVERTISED} drop"
+    yield f"ether type ip6 iifname . ether saddr . ip6 saddr @{SOURCES[6]} accept"
+    yield f"ether type ip6 ip6 saddr :: icmpv6 type {{ {', '.join(_BEFORE_AN_ADDRESS)} }} accept"
+    yield "drop"
 
 
 def _chains(rules: Rules) -> Iterator[tuple[str, str, Iterable[str]]]:

@@ -7,6 +7,7 @@ Invariant: after a case the daemon serves, has no pod, and the host has nothing 
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ NEW = api.LinuxContainerResources(
     cpu_shares=300, cpu_quota=70_000, cpu_period=50_000, memory_limit_in_bytes=320 * MIB, oom_score_adj=500
 )
 OLD_POD, NEW_POD, OVERHEAD = (api.LinuxContainerResources(memory_limit_in_bytes=each * MIB) for each in (512, 640, 16))
+HOST_PORTS = itertools.cycle(range(20000, 20100))
 
 
 @dataclass(slots=True)
@@ -45,7 +47,8 @@ class Pod:
 
 def prepare(daemon: Daemon, operation: str) -> Pod:
     """As much of a pod as has to be there before ``operation``."""
-    pod = Pod(daemon.pod())
+    port = api.PortMapping(protocol=api.UDP, container_port=53, host_port=next(HOST_PORTS))
+    pod = Pod(daemon.pod(port_mappings=[port]))
     pod.request.config.linux.resources.CopyFrom(OLD_POD)
     if operation == RUN:
         return pod

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import shutil
 import signal
@@ -63,13 +64,14 @@ class Daemon:
     ) -> None:
         self.folder, self.root, self.state = folder, folder / "root", folder / "state"
         self.number, self.metrics = next(NETWORKS) % 250, metrics
+        self.subnets = json.dumps([f"10.214.{self.number}.0/24", f"fd00:214:{self.number}::/64"])
         self.failpoints, self.plant, self.launcher = failpoints, plant, launcher
         self.process: subprocess.Popen[bytes] | Forked | None = None
         self._channels: list[grpc.Channel] = []
         (folder / "config.toml").write_text(
             f'{settings}listen = "unix://{folder}/crisp.sock"\nmetrics = "{metrics}"\n'
             f'root = "{self.root}"\nstate = "{self.state}"\n'
-            f'[network]\nbridge = "crf{self.number}"\nsubnets = ["10.214.{self.number}.0/24"]\n'
+            f'[network]\nbridge = "crf{self.number}"\nsubnets = {self.subnets}\n'
             f'[registry]\nconfig_path = "{folder}/certs.d"\n[cni]\nconf_dir = "{folder}/cni"\n'
             f"[pool]\nsize = {pool}\n"
         )

@@ -162,15 +162,19 @@ def check_stopped(daemon: Daemon) -> None:
     """Of all pods nothing is left but records, logs and cgroups."""
     assert all(pod.state == api.SANDBOX_NOTREADY for pod in daemon.pods())
     assert not settled(lambda each: [*map(str, monitors_of(each))], daemon)  # they answer before they end
-    assert not mounts_below(daemon.state) and not masqueraded(daemon)
+    assert not mounts_below(daemon.state) and 'comment "pod ' not in list_table(daemon)
     assert not [path for path in cgroups_of(daemon) if kill.pids(path)]
 
 
 def masqueraded(daemon: Daemon) -> set[str]:
     """The addresses that the daemon's table knows: each from its attachment until its detachment."""
-    command = ["nft", "list", "set", "inet", table_name(daemon.instance), "pods_v4"]
-    listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return set(re.findall(r"\d+\.\d+\.\d+\.\d+", listed))
+    return set(re.findall(r"(\d+\.\d+\.\d+\.\d+) comment", list_table(daemon)))
+
+
+def list_table(daemon: Daemon) -> str:
+    """Elements of pods have a comment that begins with ``pod``."""
+    command = ["nft", "list", "table", "inet", table_name(daemon.instance)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def lies_about_container(daemon: Daemon, container: api.Container) -> Iterator[str]:

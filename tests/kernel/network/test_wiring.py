@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from ipaddress import IPv4Network, ip_address
+from ipaddress import IPv4Network
 from typing import Any
 
 import pytest
 
 from network.device import read_host
-from network.elements import Element, Pod
+from network.elements import Pod, plan_elements
 from network.subnet import Pool
 from network.sysctls import SysctlChange
 from network.wiring import Prepared, Survey, Wiring
@@ -20,6 +20,7 @@ from runtime.errors import FailedPrecondition, HostFault, InvalidArgument
 INSTANCE, OTHER = "0badcafe", "deadbeef"
 POOL = Pool(IPv4Network("10.91.0.0/24"))
 SANDBOX = "5a" * 32
+ELEMENTS = plan_elements(Pod(SANDBOX, ("10.91.0.2",)))
 
 
 class Daemon:
@@ -86,10 +87,12 @@ def test_a_wired_pod_is_in_the_survey_with_its_sandbox_id(daemon: Daemon, make_n
     attachment = _wire(daemon, daemon.prepare(), make_netns())
     survey = daemon.call("survey")
     assert {owner: link.name for owner, link in survey.links} == {SANDBOX: attachment.host_interface}
-    assert [(element.describe(), element.owner) for element in survey.elements] == [("10.91.0.2", SANDBOX)]
+    assert {element.identity for element in survey.elements} == {element.identity for element in ELEMENTS}
+    assert {element.owner for element in survey.elements} == {SANDBOX}
     daemon.call("drop_orphan_element", "10.91.0.2", "6b" * 32)
     assert daemon.call("survey").elements == survey.elements
-    daemon.call("drop_orphan_element", "10.91.0.2", SANDBOX)
+    for element in ELEMENTS:
+        daemon.call("drop_orphan_element", element.describe(), SANDBOX)
     assert daemon.call("survey").elements == ()
     daemon.call("unwire", Pod(SANDBOX, ("10.91.0.2",)))
     daemon.call("drop_orphan_link", attachment.host_interface, "6b" * 32)
@@ -102,7 +105,12 @@ def test_a_wired_pod_is_in_the_survey_with_its_sandbox_id(daemon: Daemon, make_n
 def test_prepare_gives_running_pods_their_elements_and_older_gateways(host: Any, daemon: Daemon) -> None:
     older = Pool(IPv4Network("10.92.0.0/24"))
     daemon.prepare(POOL, older, pods=(Pod(SANDBOX, ("10.92.0.9",)),))
-    assert daemon.call("survey").elements == (Element("pods_v4", ip_address("10.92.0.9").packed, SANDBOX),)
+    assert {element.describe() for element in daemon.call("survey").elements} == {
+        "10.92.0.9",
+        "links crp5a5a5a5a5a5a",
+        "senders crp5a5a5a5a5a5a",
+        "sources_v4 crp5a5a5a5a5a5a 10.92.0.9",
+    }
     shown = host.ip("address", "show", "dev", "crt0")
     assert "10.91.0.1/24" in shown and "10.92.0.1/24" in shown
 
@@ -113,6 +121,7 @@ def test_prepare_gives_running_pods_their_elements_and_older_gateways(host: Any,
         (("ip", "link", "delete", "crt0"), "the bridge crt0 was removed"),
         (("ip", "link", "set", "crt0", "down"), "the bridge crt0 is down"),
         (("nft", "flush", "ruleset"), f"the nftables table crisp_{INSTANCE} was removed"),
+        (("nft", "delete", "table", "bridge", f"crisp_{INSTANCE}"), f"the nftables table crisp_{INSTANCE} was removed"),
     ],
 )
 def test_damage_is_named_and_prepare_repairs_it(host: Any, daemon: Daemon, damage: tuple[str, ...], said: str) -> None:

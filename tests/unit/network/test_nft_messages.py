@@ -3,6 +3,8 @@ from __future__ import annotations
 import struct
 from ipaddress import ip_address
 
+import pytest
+
 from network import nft_messages
 from network.elements import Element
 from network.netlink import (
@@ -56,14 +58,24 @@ def test_deleting_names_keys_alone() -> None:
     assert nft_messages.parse_elements([Reply(0, 0, 1, delete.body)]) == [Element("pods_v4", ONE.key)]
 
 
-def test_the_table_is_looked_up_listed_and_deleted_by_name() -> None:
-    look, listing = nft_messages.plan_look_up(INSTANCE), nft_messages.plan_list(INSTANCE, "pods_v6")
-    _, delete, _ = nft_messages.plan_delete_table(INSTANCE)
-    assert (look.kind, listing.kind, delete.kind) == (10 << 8 | 1, 10 << 8 | 13, 10 << 8 | 2)
-    assert listing.flags == NLM_F_DUMP
-    for message in (look, listing, delete):
-        assert message.body[:4] == struct.pack(">BBH", 1, 0, 0)
+@pytest.mark.parametrize(("family", "number"), [("inet", 1), ("bridge", 7)])
+def test_the_table_is_looked_up_and_deleted_by_name_in_each_family(family: str, number: int) -> None:
+    look = nft_messages.plan_look_up(INSTANCE, family)
+    _, delete, _ = nft_messages.plan_delete_table(INSTANCE, family)
+    assert (look.kind, delete.kind) == (10 << 8 | 1, 10 << 8 | 2)
+    for message in (look, delete):
+        assert message.body[:4] == struct.pack(">BBH", number, 0, 0)
         assert parse_attributes(message.body[4:])[1] == b"crisp_0badcafe\0"
+        assert message.object == f"{family} crisp_0badcafe"
+
+
+def test_a_set_is_listed_in_the_family_that_it_is_of() -> None:
+    for name, number in (("pods_v6", 1), ("senders", 7)):
+        listing = nft_messages.plan_list(INSTANCE, name)
+        assert (listing.kind, listing.flags) == (10 << 8 | 13, NLM_F_DUMP)
+        assert listing.body[:4] == struct.pack(">BBH", number, 0, 0)
+        found = parse_attributes(listing.body[4:])
+        assert (found[1], found[2]) == (b"crisp_0badcafe\0", name.encode() + b"\0")
 
 
 def test_a_comment_is_cut_to_what_nft_prints() -> None:

@@ -11,7 +11,7 @@ RULES = Rules("crisp0", SUBNETS)
 
 def test_every_line_of_the_table_names_the_instances_own_table() -> None:
     lines = plan_table(INSTANCE, RULES).splitlines()
-    assert all(f" inet crisp_{INSTANCE}" in line for line in lines)
+    assert all(f" inet crisp_{INSTANCE}" in line or f" bridge crisp_{INSTANCE}" in line for line in lines)
     assert f"add element inet crisp_{INSTANCE} subnets_v4 {{ 10.85.0.0/16 }}" in lines
     assert f"add element inet crisp_{INSTANCE} subnets_v4 {{ 10.86.0.0/24 }}" in lines
     assert f"add element inet crisp_{INSTANCE} subnets_v6 {{ fd00:85::/64 }}" in lines

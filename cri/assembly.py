@@ -30,8 +30,8 @@ from cri.metrics import Metrics
 from cri.metrics_http import MetricsServer
 from cri.profiles import Profiles
 from cri.root_lock import RootLock, StateLock
-from cri.settings import Settings, check_supported, instance
-from cri.settings_values import seconds_of
+from cri.settings import NetworkSettings, Settings, check_supported, instance
+from cri.settings_values import port_of, seconds_of
 from cri.spares import Spares
 from cri.state.database import Database
 from cri.state.images import ImageTable
@@ -159,10 +159,16 @@ def build_network(
         bridge=settings.network.bridge,
         subnets=tuple(cidr.split(",")) if cidr else settings.network.subnets,
         loopback_ports=settings.network.loopback_host_ports,
+        host_ports=allowed_ports(settings.network),
     )
     provider = BridgeProvider(bridge, LeaseTable(database), PortTable(database), thread)
     undo.push_async_callback(provider.close)
     return {"bridge": provider, "host": HostNetwork(thread)}
+
+
+def allowed_ports(settings: NetworkSettings) -> tuple[tuple[str, int], ...] | None:
+    """What pods may use of the node beside DNS; None for everything."""
+    return None if settings.pod_to_host == "allow" else tuple(map(port_of, settings.pod_to_host_ports))
 
 
 def raise_descriptor_limit() -> tuple[int, int]:

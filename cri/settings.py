@@ -31,9 +31,11 @@ from cri.settings_values import (
     check_listen,
     check_places,
     check_pool,
+    check_ports,
     check_streaming,
     check_subnets,
     check_switch,
+    check_verdict,
 )
 from runtime.errors import FailedPrecondition, InvalidArgument
 
@@ -50,11 +52,14 @@ class SettingsError(InvalidArgument):
 
 class NetworkSettings(msgspec.Struct, frozen=True):
     """``subnets`` are where pod addresses come from until a PodCIDR is known, one of each IP family at most.
-    ``loopback_host_ports``: whether host ports are reached through 127.0.0.1, too."""
+    ``loopback_host_ports``: whether host ports are reached through 127.0.0.1, too. ``pod_to_host`` is allow,
+    or deny but for DNS and ``pod_to_host_ports``, each like tcp/443."""
 
     bridge: str = "crisp0"
     subnets: tuple[str, ...] = ("10.85.0.0/16",)
     loopback_host_ports: bool = True
+    pod_to_host: str = "allow"
+    pod_to_host_ports: tuple[str, ...] = ()
 
 
 class RegistrySettings(msgspec.Struct, frozen=True):
@@ -121,6 +126,8 @@ CHECKS: Mapping[str, Callable[[Any], None]] = {
     "network.bridge": check_bridge,
     "network.subnets": check_subnets,
     "network.loopback_host_ports": check_switch,
+    "network.pod_to_host": check_verdict,
+    "network.pod_to_host_ports": check_ports,
     "registry.config_path": check_directory,
     "cni.conf_dir": check_directory,
     "cni.bin_dir": check_directory,

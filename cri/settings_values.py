@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from posixpath import normpath
 
 LEVELS = ("debug", "info", "warning", "error")
+VERDICTS = ("allow", "deny")
 DRIVERS = ("auto", "cgroupfs", "systemd")
 MAX_SOCKET_PATH = 107
 """Bytes of a path in a ``sockaddr_un``, unix(7)."""
@@ -123,6 +124,23 @@ def check_subnets(values: Sequence[str]) -> None:
 def check_pool(value: int) -> None:
     if not 0 <= value <= MAX_POOL:
         raise ValueError(f"must be between 0 and {MAX_POOL}, not {value}")
+
+
+def check_verdict(value: str) -> None:
+    _check_choice(value, VERDICTS)
+
+
+def check_ports(values: Sequence[str]) -> None:
+    for value in values:
+        if not re.fullmatch(r"(tcp|udp|sctp)/[1-9][0-9]{0,4}", value) or port_of(value)[1] > 65535:
+            hint = f'; did you mean "tcp/{value}"?' if re.fullmatch(r"[1-9][0-9]{0,4}", value) else ""
+            raise ValueError(f"has {value!r}, which is no port like tcp/443{hint}")
+
+
+def port_of(value: str) -> tuple[str, int]:
+    """Of a port that ``check_ports`` accepts."""
+    protocol, _, number = value.partition("/")
+    return protocol, int(number)
 
 
 def check_switch(value: bool) -> None:

@@ -40,14 +40,16 @@ _NO_SUBNET = "no pod subnet yet: kubelet sends one, or [network] subnets names o
 class BridgeSettings:
     """``instance`` is the daemon's 8 hex digits, ``root`` the real path of its root directory.
 
-    ``loopback_ports``: whether host ports are reached through 127.0.0.1, too.
-    ``rest`` (s) is how long released addresses rest, ``linger`` (s) see LINGER_SECONDS.
+    ``host_ports`` are what pods may use of the node, None for everything. ``loopback_ports``:
+    whether host ports are reached through 127.0.0.1, too. ``rest`` (s) is how long released
+    addresses rest, ``linger`` (s) see LINGER_SECONDS.
     """
 
     instance: str
     root: str
     bridge: str = DEFAULT_BRIDGE
     subnets: tuple[str, ...] = DEFAULT_SUBNETS
+    host_ports: tuple[tuple[str, int], ...] | None = None
     loopback_ports: bool = True
     rest: float = REST_SECONDS
     linger: float = LINGER_SECONDS
@@ -74,6 +76,7 @@ class BridgeProvider:
             settings.root,
             settings.bridge,
             loopback=settings.loopback_ports,
+            host_ports=settings.host_ports,
             nft_path=settings.nft_path,
         )
         self._pools = parse_subnets(settings.subnets)

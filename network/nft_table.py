@@ -27,17 +27,20 @@ _TARGET = "@th,64,128"
 """The target of a neighbour advertisement, behind 64 bits of header (RFC 4861, 4.4)."""
 _BEFORE_AN_ADDRESS = ("nd-neighbor-solicit", "nd-router-solicit", "mld-listener-report", "mld2-listener-report")
 """What IPv6 sends from no address (RFC 4862, RFC 3590)."""
+_DNS = (("udp", 53), ("tcp", 53))
 _LOOPBACK = "127.0.0.0/8"
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
     """What the table is to do: for pods on ``bridge``, in ``subnets``; ``loopback`` leads host ports on
-    127.0.0.1 to pods."""
+    127.0.0.1 to pods. ``host_ports`` are what pods may use of the node itself, as pairs of protocol
+    and port beside DNS; None for everything."""
 
     bridge: str
     subnets: tuple[Network, ...] = ()
     loopback: bool = True
+    host_ports: tuple[tuple[str, int], ...] | None = None
 
 
 def plan_table(instance: str, rules: Rules) -> str:
@@ -105,6 +108,7 @@ def _chains(rules: Rules) -> Iterator[tuple[str, str, Iterable[str]]]:
     yield "output", _hook("nat", "output", -100), [*local, jump]
     yield "postrouting", _hook("nat", "postrouting", 100), _masquerade(rules)
     yield "guard", _hook("filter", "prerouting", -300), _guard(rules)
+    yield "input", _hook("filter", "input", 0), () if rules.host_ports is None else _firewall(rules, rules.host_ports)
 
 
 def _hook(kind: str, hook: str, priority: int) -> str:
@@ -136,6 +140,16 @@ def _masquerade(rules: Rules) -> Iterator[str]:
         )
     for saddr in (f"ip saddr {_LOOPBACK}", "ip6 saddr ::1"):
         yield f'oifname "{rules.bridge}" {saddr} masquerade comment "through a host port on the loopback"'
+
+
+def _firewall(rules: Rules, ports: Iterable[tuple[str, int]]) -> Iterator[str]:
+    """What pods may begin with the node: DNS, what is listed, and what IPv6 needs to find the node."""
+    pods = f'iifname "{rules.bridge}"'
+    yield f"{pods} ct state established,related accept"
+    yield f"{pods} icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept"
+    for protocol, port in (*_DNS, *ports):
+        yield f"{pods} {protocol} dport {port} accept"
+    yield f'{pods} drop comment "pods may not use the node"'
 
 
 def _guard(rules: Rules) -> Iterator[str]:

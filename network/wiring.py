@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from network import device
 from network.elements import Element, Pod, plan_elements
@@ -51,16 +51,23 @@ class Wiring:
     """See the module. The sockets are opened at the first use, by the thread that uses them."""
 
     def __init__(
-        self, instance: str, root: str, bridge: str, *, loopback: bool = True, nft_path: str | None = None
+        self,
+        instance: str,
+        root: str,
+        bridge: str,
+        *,
+        loopback: bool = True,
+        host_ports: tuple[tuple[str, int], ...] | None = None,
+        nft_path: str | None = None,
     ) -> None:
-        """``root`` is the real path of the instance's root directory; ``loopback`` see ``nft_table.Rules``.
+        """``root`` is the real path of the instance's root directory; for the rest see ``nft_table.Rules``.
 
         Raises:
             InvalidArgument: ``bridge`` is no interface name.
         """
         self._alias = Alias(instance, root)
         self._bridge = check_link_name(bridge)
-        self._loopback = loopback
+        self._rules = Rules(self._bridge, loopback=loopback, host_ports=host_ports)
         self._nft_path = nft_path
         self._route_socket: NetlinkSocket | None = None
         self._nft_table: Table | None = None
@@ -100,11 +107,11 @@ class Wiring:
         self._check_subnets(host, pools)
         everyones = [*pools, *older]
         versions = {pool.version for pool in everyones}
-        self._table.ensure(Rules(self._bridge, tuple(pool.network for pool in everyones), self._loopback))
+        self._table.ensure(replace(self._rules, subnets=tuple(pool.network for pool in everyones)))
         self._note(enable_forwarding(versions, listening_links(host)))
         mtu = uplink_mtu(host, versions)
         index = device.ensure_bridge(self._route, host, self._bridge, self._alias, mtu, everyones)
-        set_sysctl(f"ipv4/conf/{self._bridge}/route_localnet", str(int(self._loopback)))
+        set_sysctl(f"ipv4/conf/{self._bridge}/route_localnet", str(int(self._rules.loopback)))
         self._check_again(pools, existed)
         device.restore_ports(self._route, host, self._alias, index)
         self._table.add([element for pod in pods for element in plan_elements(pod)])

@@ -426,6 +426,34 @@ def test_ports_are_mapped_again_after_a_restart_and_a_flush(run_node: Callable[.
         _end(kept[0][1])
 
 
+@FAMILIES
+def test_with_deny_a_pod_uses_of_the_node_what_is_listed_and_the_node_uses_pods(
+    run_node: Callable[..., None], make_netns: Callable[[], Any], host: Any, family: int
+) -> None:
+    listed, other = _listen(host, family=family), _listen(host, family=family)
+
+    async def test(node: Node) -> None:
+        _, outside = _reach_outside(node)
+        pod, attachment = await node.attach(ONE)
+        gateway, here = (_pick(pair, family) for pair in (("10.91.0.1", "fd00:91::1"), attachment.addresses))
+        in_pod, beyond = _listen(pod, family=family), _listen(outside, family=family)
+        try:
+            assert _ask(pod, gateway, listed) == here
+            assert _ask(node.host, here, in_pod) == gateway
+            assert _ask(pod, _pick(OUTSIDE, family), beyond) == _pick(NODE_ADDRESSES, family)
+            with pytest.raises(TimeoutError):
+                _ask_briefly(pod, gateway, other, socket.SOCK_STREAM)
+        finally:
+            _end(in_pod)
+            _end(beyond)
+
+    try:
+        run_node(test, replace(DUAL, host_ports=(("tcp", listed.getsockname()[1]),)))
+    finally:
+        _end(listed)
+        _end(other)
+
+
 BROADCAST = b"\xff" * 6
 OWN = b"\x0a\x58\x0a\x5b\x00\x02"
 """The MAC address of the pod with the address 10.91.0.2."""

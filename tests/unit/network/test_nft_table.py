@@ -40,6 +40,19 @@ def test_the_loopback_leads_to_pods_only_where_it_should() -> None:
     assert returning not in plan_table(INSTANCE, Rules("crisp0", loopback=True))
 
 
+def test_pods_may_use_of_the_node_what_the_settings_say() -> None:
+    chain = f"add rule inet crisp_{INSTANCE} input "
+    assert chain not in plan_table(INSTANCE, Rules("crisp0"))
+    text = plan_table(INSTANCE, Rules("crisp0", host_ports=(("tcp", 443),)))
+    rules = [line.removeprefix(chain) for line in text.splitlines() if line.startswith(chain)]
+    assert [rule for rule in rules if "dport" in rule] == [
+        'iifname "crisp0" udp dport 53 accept',
+        'iifname "crisp0" tcp dport 53 accept',
+        'iifname "crisp0" tcp dport 443 accept',
+    ]
+    assert rules[-1].startswith('iifname "crisp0" drop')
+
+
 def test_nobody_but_the_node_uses_its_loopback() -> None:
     for loopback in (True, False):
         text = plan_table(INSTANCE, Rules("br-pods", loopback=loopback))

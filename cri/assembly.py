@@ -160,6 +160,7 @@ def build_network(
         subnets=tuple(cidr.split(",")) if cidr else settings.network.subnets,
         loopback_ports=settings.network.loopback_host_ports,
         host_ports=allowed_ports(settings.network),
+        forward_rule=settings.network.forward_rule,
     )
     provider = BridgeProvider(bridge, LeaseTable(database), PortTable(database), thread)
     undo.push_async_callback(provider.close)

@@ -161,6 +161,12 @@ def check_network(probes: Probes) -> Iterator[Row]:
     yield either("nftables", probes.nft, Level.MISSING, only)
     fine = "on, or turned on when needed"
     yield either("IPv4 forwarding", probes.forwarding, Level.MISSING, "pods reach this host only", fine)
+    fine = "on, or turned on where pods have IPv6; the uplink's accept_ra is then 2"
+    means = "pods with IPv6 reach this host only"
+    yield either("IPv6 forwarding", probes.forwarding6, Level.MISSING, means, fine)
+    walls = probes.walls and f"dropped by {probes.walls}"
+    means = "pods reach this host only, unless a rule there names their bridge or [network] forward_rule is true"
+    yield either("forwarding by other tables", walls, Level.FALLBACK, means, "nothing is dropped")
 
 
 CHECKS: tuple[Callable[[Probes], Iterator[Row]], ...] = (

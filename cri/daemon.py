@@ -24,6 +24,7 @@ import grpc.aio
 from google.protobuf.descriptor import ServiceDescriptor
 
 from cri import admin, assembly, logs, services
+from cri.changed_sysctls import record_sysctls
 from cri.errors import words_of
 from cri.fsck import fsck
 from cri.host import Host
@@ -166,6 +167,7 @@ async def prepare_network(host: Host) -> None:
     """
     try:
         await host.network["bridge"].prepare()
+        await record_sysctls(host)
     except HostFault as fault:
         LOG.warning("the network is not ready: %s", fault)
 

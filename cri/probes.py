@@ -20,6 +20,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from network.foreign import Others
+from network.netlink import NETLINK_NETFILTER, NetlinkSocket
 from runtime.cgroups.layout import Layout, detect
 from runtime.errors import Fault, HostFault
 from runtime.linux import capabilities, files, libseccomp, mount, namespaces
@@ -58,13 +60,16 @@ class Probes:
     veth: str
     nft: str
     forwarding: str
+    forwarding6: str
+    walls: str
     apparmor: bool
     selinux: bool
     pressure: bool
 
 
-def probe_host(root: str) -> Probes:
-    """Everything, for a daemon whose root directory is ``root`` (it need not exist yet)."""
+def probe_host(root: str, bridge: str = "crisp0") -> Probes:
+    """Everything, for a daemon whose root directory is ``root`` (it need not exist yet), and whose pods are
+    on ``bridge``."""
     cgroups, cgroup_error = read_layout()
     overlay, volatile, xattr = probe_storage(existing_parent(root))
     links = in_thread(probe_links, namespaces.CLONE_NEWNET)
@@ -89,7 +94,9 @@ def probe_host(root: str) -> Probes:
         bridge=links.partition("\n")[0],
         veth=links.partition("\n")[2],
         nft=in_thread(probe_nft, namespaces.CLONE_NEWNET),
-        forwarding=probe_forwarding(),
+        forwarding=probe_forwarding("ipv4/ip_forward"),
+        forwarding6=probe_forwarding("ipv6/conf/all/forwarding"),
+        walls=probe_walls(bridge),
         apparmor=read("/sys/module/apparmor/parameters/enabled") == "Y",
         selinux=os.path.exists("/sys/fs/selinux/enforce"),
         pressure=os.path.exists("/proc/pressure/memory"),
@@ -228,9 +235,19 @@ def probe_nft() -> str:
     return (lines[0] if lines else f"nft ended with status {done.returncode}") if done.returncode else ""
 
 
-def probe_forwarding() -> str:
-    """ "" when IPv4 forwarding is on or can be turned on."""
-    path = "/proc/sys/net/ipv4/ip_forward"
+def probe_walls(bridge: str) -> str:
+    """The chains of other tables that drop the packets of pods; "" when there are none, or nobody can tell."""
+    try:
+        with NetlinkSocket.open(NETLINK_NETFILTER) as netfilter:
+            found = Others(netfilter, "", bridge).obstacles((4, 6))
+    except (Fault, OSError):  # what nftables cannot do is another row
+        return ""
+    return ", ".join(str(obstacle.chain) for obstacle in found)
+
+
+def probe_forwarding(name: str) -> str:
+    """ "" when forwarding is on or can be turned on."""
+    path = f"/proc/sys/net/{name}"
     if read(path) == "1" or os.access(path, os.W_OK):
         return ""
     return f"{path} is {read(path) or 'not there'} and cannot be written"

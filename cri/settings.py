@@ -53,13 +53,15 @@ class SettingsError(InvalidArgument):
 class NetworkSettings(msgspec.Struct, frozen=True):
     """``subnets`` are where pod addresses come from until a PodCIDR is known, one of each IP family at most.
     ``loopback_host_ports``: whether host ports are reached through 127.0.0.1, too. ``pod_to_host`` is allow,
-    or deny but for DNS and ``pod_to_host_ports``, each like tcp/443."""
+    or deny but for DNS and ``pod_to_host_ports``, each like tcp/443. ``forward_rule``: whether chains of others
+    that drop forwarded packets get rules for pods."""
 
     bridge: str = "crisp0"
     subnets: tuple[str, ...] = ("10.85.0.0/16",)
     loopback_host_ports: bool = True
     pod_to_host: str = "allow"
     pod_to_host_ports: tuple[str, ...] = ()
+    forward_rule: bool = False
 
 
 class RegistrySettings(msgspec.Struct, frozen=True):
@@ -128,6 +130,7 @@ CHECKS: Mapping[str, Callable[[Any], None]] = {
     "network.loopback_host_ports": check_switch,
     "network.pod_to_host": check_verdict,
     "network.pod_to_host_ports": check_ports,
+    "network.forward_rule": check_switch,
     "registry.config_path": check_directory,
     "cni.conf_dir": check_directory,
     "cni.bin_dir": check_directory,

@@ -40,6 +40,7 @@ _NO_SUBNET = "no pod subnet yet: kubelet sends one, or [network] subnets names o
 class BridgeSettings:
     """``instance`` is the daemon's 8 hex digits, ``root`` the real path of its root directory.
 
+    ``forward_rule``: whether chains of others that drop what they do not know get rules for pods.
     ``host_ports`` are what pods may use of the node, None for everything. ``loopback_ports``:
     whether host ports are reached through 127.0.0.1, too. ``rest`` (s) is how long released
     addresses rest, ``linger`` (s) see LINGER_SECONDS.
@@ -49,6 +50,7 @@ class BridgeSettings:
     root: str
     bridge: str = DEFAULT_BRIDGE
     subnets: tuple[str, ...] = DEFAULT_SUBNETS
+    forward_rule: bool = False
     host_ports: tuple[tuple[str, int], ...] | None = None
     loopback_ports: bool = True
     rest: float = REST_SECONDS
@@ -77,6 +79,7 @@ class BridgeProvider:
             settings.bridge,
             loopback=settings.loopback_ports,
             host_ports=settings.host_ports,
+            forward_rule=settings.forward_rule,
             nft_path=settings.nft_path,
         )
         self._pools = parse_subnets(settings.subnets)
@@ -205,9 +208,10 @@ class BridgeProvider:
             missing = await self._thread.run(self._wiring.problem, prepared) if prepared else "everything"
             if missing:
                 await self._renew(prepared)
+            notes = await self._thread.run(self._wiring.notes)
         except Fault as fault:
             return NetworkStatus(False, "NetworkNotPrepared", str(fault))
-        return NetworkStatus(True)
+        return NetworkStatus(True, message="; ".join(notes))
 
     async def orphans(self, known: Collection[str]) -> tuple[Orphan, ...]:
         held, ports = await self._leases.held(), await self._ports.claims()

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 from network import nft_messages
 from network.elements import ANY_PORTS, OF_BRIDGE, PODS, PORTS, TARGETS, Element
+from network.foreign import Others
 from network.names import table_name
 from network.netlink import NETLINK_NETFILTER, Message, NetlinkSocket
 from network.nft_table import Rules, plan_table
@@ -44,6 +45,10 @@ class Table:
     def name(self) -> str:
         return table_name(self._instance)
 
+    def others(self, bridge: str) -> Others:
+        """Tables of others, as far as pods on ``bridge`` are concerned."""
+        return Others(self._netfilter, self._instance, bridge)
+
     def close(self) -> None:
         self._netfilter.close()
 
@@ -53,12 +58,14 @@ class Table:
         Raises:
             HostFault: no nft command, or what it says, or what the kernel lacks.
         """
-        step, object_ = "create the nftables table", table_name(self._instance)
+        self.run(plan_table(self._instance, rules), "create the nftables table", table_name(self._instance))
+
+    def run(self, script: str, step: str, object_: str) -> None:
+        """Have ``nft`` carry out ``script``. Raises as ``ensure``."""
         nft = shutil.which("nft", path=self._path)
         if nft is None:
             message = f"no nft command in {self._path}; install the package nftables"
             raise HostFault(message, step=step, object=object_, call="nft", errno=errno.ENOENT)
-        script = plan_table(self._instance, rules)
         try:
             done = subprocess.run(
                 [nft, "-f", "-"],

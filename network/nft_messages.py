@@ -59,14 +59,14 @@ def _batch(instance: str, call: str, kind: int, flags: int, elements: Sequence[E
     messages = []
     for name, members in by_set(elements).items():
         label = ", ".join(element.describe() for element in members[:3])
-        body = _nfgenmsg(_family_of(name)) + _set(instance, name)
+        body = plan_header(_family_of(name)) + _set(instance, name)
         body += nested(
             _NFTA_SET_ELEM_LIST_ELEMENTS,
             *(nested(_NFTA_LIST_ELEM, _element(element, kind == _NFT_MSG_NEWSETELEM)) for element in members),
         )
         what = f"{label} in {name} of {table_name(instance)}"
-        messages.append(Message(call, what, _subsystem(kind), NLM_F_ACK | flags, body))
-    return _framed(messages)
+        messages.append(Message(call, what, plan_kind(kind), NLM_F_ACK | flags, body))
+    return frame_batch(messages)
 
 
 def _family_of(name: str) -> int:
@@ -87,22 +87,24 @@ def _element(element: Element, whole: bool) -> bytes:
     return body
 
 
-def _subsystem(message: int) -> int:
+def plan_kind(message: int) -> int:
+    """The type of an nfnetlink message from its number."""
     return _NFNL_SUBSYS_NFTABLES << 8 | message
 
 
-def _nfgenmsg(family: int, resource: int = 0) -> bytes:
+def plan_header(family: int, resource: int = 0) -> bytes:
     return struct.pack(">BBH", family, 0, resource)
 
 
-def _framed(messages: Sequence[Message]) -> list[Message]:
+def frame_batch(messages: Sequence[Message]) -> list[Message]:
+    """``messages`` as one transaction."""
     begin = Message("NFNL_MSG_BATCH_BEGIN", messages[0].object, _NFNL_MSG_BATCH_BEGIN, 0, _frame())
     end = Message("NFNL_MSG_BATCH_END", messages[0].object, _NFNL_MSG_BATCH_END, 0, _frame())
     return [begin, *messages, end]
 
 
 def _frame() -> bytes:
-    return _nfgenmsg(socket.AF_UNSPEC, _NFNL_SUBSYS_NFTABLES)
+    return plan_header(socket.AF_UNSPEC, _NFNL_SUBSYS_NFTABLES)
 
 
 def parse_elements(replies: Iterable[Reply]) -> list[Element]:
@@ -114,11 +116,12 @@ def parse_elements(replies: Iterable[Reply]) -> list[Element]:
         for _, raw in iterate_attributes(listing.get(_NFTA_SET_ELEM_LIST_ELEMENTS, b"")):
             element = parse_attributes(raw)
             key = parse_attributes(element.get(_NFTA_SET_ELEM_KEY, b"")).get(_NFTA_DATA_VALUE, b"")
-            found.append(Element(name, key, owner_in(_comment(element.get(_NFTA_SET_ELEM_USERDATA, b"")))))
+            found.append(Element(name, key, owner_in(comment_in(element.get(_NFTA_SET_ELEM_USERDATA, b"")))))
     return found
 
 
-def _comment(userdata: bytes) -> str:
+def comment_in(userdata: bytes) -> str:
+    """Of an element or a rule; '' without one."""
     offset = 0
     while offset + 2 <= len(userdata):
         kind, length = userdata[offset], userdata[offset + 1]
@@ -130,9 +133,9 @@ def _comment(userdata: bytes) -> str:
 
 def plan_list(instance: str, name: str) -> Message:
     """A dump of the set called ``name``, for :func:`parse_elements`."""
-    body = _nfgenmsg(_family_of(name)) + _set(instance, name)
+    body = plan_header(_family_of(name)) + _set(instance, name)
     what = f"{name} of {table_name(instance)}"
-    return Message("NFT_MSG_GETSETELEM", what, _subsystem(_NFT_MSG_GETSETELEM), NLM_F_DUMP, body)
+    return Message("NFT_MSG_GETSETELEM", what, plan_kind(_NFT_MSG_GETSETELEM), NLM_F_DUMP, body)
 
 
 def plan_look_up(instance: str, family: str) -> Message:
@@ -142,10 +145,10 @@ def plan_look_up(instance: str, family: str) -> Message:
 
 def plan_delete_table(instance: str, family: str) -> list[Message]:
     """Delete the table with everything in it."""
-    return _framed([_table_message(instance, family, "NFT_MSG_DELTABLE", _NFT_MSG_DELTABLE)])
+    return frame_batch([_table_message(instance, family, "NFT_MSG_DELTABLE", _NFT_MSG_DELTABLE)])
 
 
 def _table_message(instance: str, family: str, call: str, kind: int) -> Message:
     name = table_name(instance)
-    body = _nfgenmsg(FAMILIES[family]) + text(_NFTA_TABLE_NAME, name)
-    return Message(call, f"{family} {name}", _subsystem(kind), NLM_F_ACK, body)
+    body = plan_header(FAMILIES[family]) + text(_NFTA_TABLE_NAME, name)
+    return Message(call, f"{family} {name}", plan_kind(kind), NLM_F_ACK, body)

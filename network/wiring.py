@@ -10,6 +10,8 @@ that it made and then found to collide.
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -24,7 +26,10 @@ from network.provider import Attachment
 from network.rtnetlink import Link
 from network.subnet import Pool
 from network.sysctls import SysctlChange, enable_forwarding, set_sysctl
-from runtime.errors import FailedPrecondition, Fault
+from runtime.errors import FailedPrecondition, Fault, HostFault
+
+NOTES_SECONDS = 30.0
+"""Other programs' rules are many, and kubelet asks every few seconds."""
 
 _LOG = logging.getLogger("crisp.network")
 
@@ -58,9 +63,11 @@ class Wiring:
         *,
         loopback: bool = True,
         host_ports: tuple[tuple[str, int], ...] | None = None,
+        forward_rule: bool = False,
         nft_path: str | None = None,
     ) -> None:
-        """``root`` is the real path of the instance's root directory; for the rest see ``nft_table.Rules``.
+        """``root`` is the real path of the instance's root directory; for ``forward_rule``
+        see ``network.foreign``, for the rest ``nft_table.Rules``.
 
         Raises:
             InvalidArgument: ``bridge`` is no interface name.
@@ -68,6 +75,9 @@ class Wiring:
         self._alias = Alias(instance, root)
         self._bridge = check_link_name(bridge)
         self._rules = Rules(self._bridge, loopback=loopback, host_ports=host_ports)
+        self._forward_rule = forward_rule
+        self._versions: frozenset[int] = frozenset()
+        self._notes: tuple[float, tuple[str, ...]] = (-math.inf, ())
         self._nft_path = nft_path
         self._route_socket: NetlinkSocket | None = None
         self._nft_table: Table | None = None
@@ -115,7 +125,39 @@ class Wiring:
         self._check_again(pools, existed)
         device.restore_ports(self._route, host, self._alias, index)
         self._table.add([element for pod in pods for element in plan_elements(pod)])
+        self._versions = frozenset(versions)
+        self._settle_forwarding()
         return Prepared(tuple(pools), index, mtu)
+
+    def _settle_forwarding(self) -> None:
+        """Let pods through tables of others, or take that back. What they refuse is told by ``notes``."""
+        others = self._table.others(self._bridge)
+        try:
+            if not self._forward_rule:
+                others.remove_entries()
+            elif obstacles := others.obstacles(self._versions):
+                names = ", ".join(str(each.entry) for each in obstacles)
+                self._table.run(others.plan_entries(obstacles), "let pods through", names)
+                _LOG.info("rules that let %s through were added to %s", self._bridge, names)
+        except HostFault as fault:
+            _LOG.warning("%s", fault)
+        self._notes = (-math.inf, ())
+
+    def notes(self) -> tuple[str, ...]:
+        """What others do that keeps pods from the outside, in words; not looked for anew in NOTES_SECONDS."""
+        seen, said = self._notes
+        if time.monotonic() - seen < NOTES_SECONDS:
+            return said
+        try:
+            obstacles = self._table.others(self._bridge).obstacles(self._versions)
+            if obstacles and self._forward_rule:  # who has made his rules anew has lost ours
+                self._settle_forwarding()
+                obstacles = self._table.others(self._bridge).obstacles(self._versions)
+            said = tuple(obstacle.describe(self._bridge) for obstacle in obstacles)
+        except HostFault as fault:  # of no consequence to pods
+            said = (str(fault),)
+        self._notes = (time.monotonic(), said)
+        return said
 
     def _check_subnets(self, host: HostNetworks, pools: Sequence[Pool]) -> None:
         for pool in pools:
@@ -199,6 +241,7 @@ class Wiring:
 
     def teardown(self) -> None:
         """Remove bridge and table. Forwarding stays on: others may rely on it by now."""
+        self._table.others(self._bridge).remove_entries()
         device.delete_owned(self._route, self._bridge, self._alias)
         self._table.delete()
 

@@ -20,7 +20,8 @@ def run(args: argparse.Namespace) -> int:
     from cri.check import can_run, judge
     from cri.probes import probe_host
 
-    rows = judge(probe_host(read_settings(args).root))
+    settings = read_settings(args)
+    rows = judge(probe_host(settings.root, settings.network.bridge))
     if args.output == "json":
         keys = ("subject", "level", "found", "means")
         print_json({"can_run": can_run(rows), "rows": [{key: str(getattr(row, key)) for key in keys} for row in rows]})

@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 import msgspec
 
+from cri.changed_sysctls import record_sysctls, recorded
 from cri.host import Host
 from cri.state.meta import POD_CIDR
 from cri.validate.requests import validate_update_runtime_config
@@ -118,6 +119,7 @@ async def network_info(host: Host) -> dict[str, Any]:
         "ready": found.ready,
         "reason": found.reason,
         "message": found.message,
+        "sysctls": recorded(host.meta),
     }
 
 
@@ -134,6 +136,7 @@ async def update_runtime_config(
 
     async def work() -> None:
         await host.network["bridge"].set_subnets(networks)
+        await record_sysctls(host)
         await host.pool.flush()
         await host.meta.set(POD_CIDR, cidr)
 

@@ -17,6 +17,9 @@ BOOT_ID = "boot_id"
 POD_CIDR = "pod_cidr"
 """What UpdateRuntimeConfig said last; several, separated by commas."""
 
+SYSCTLS = "sysctls"
+"""What ``cri.changed_sysctls`` keeps, as JSON."""
+
 PUT = "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 
 

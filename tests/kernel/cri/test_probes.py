@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,22 @@ def test_masquerade_can_be_set_up_in_a_namespace_of_its_own() -> None:
     if not os.path.exists("/usr/sbin/nft"):
         pytest.skip("no nft command")
     assert probes.in_thread(probes.probe_nft, namespaces.CLONE_NEWNET) == ""
+
+
+def test_chains_of_others_that_drop_what_is_forwarded_are_found() -> None:
+    wall = "table ip filter { chain FORWARD { type filter hook forward priority 0; policy drop; }; }"
+
+    def look() -> str:
+        before = probes.probe_walls("crisp0")
+        subprocess.run(["nft", wall], check=True)
+        return f"{before}|{probes.probe_walls('crisp0')}"
+
+    assert probes.in_thread(look, namespaces.CLONE_NEWNET) == "|ip filter FORWARD"
+
+
+def test_forwarding_that_cannot_be_turned_on_is_said() -> None:
+    assert probes.probe_forwarding("ipv4/ip_forward") == ""
+    assert "is not there and cannot be written" in probes.probe_forwarding("ipv9/forwarding")
 
 
 def test_links_of_the_probe_are_not_the_hosts() -> None:
@@ -123,7 +140,7 @@ def test_cgroups_that_cannot_be_written_are_said() -> None:
 
 
 def test_forwarding_that_can_be_turned_on_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert probes.probe_forwarding() == ""
+    assert probes.probe_forwarding("ipv4/ip_forward") == ""
     monkeypatch.setattr(probes, "read", lambda _: "0")
     monkeypatch.setattr(os, "access", lambda *_: False)
-    assert "is 0 and cannot be written" in probes.probe_forwarding()
+    assert "is 0 and cannot be written" in probes.probe_forwarding("ipv4/ip_forward")

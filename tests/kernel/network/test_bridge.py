@@ -454,6 +454,49 @@ def test_with_deny_a_pod_uses_of_the_node_what_is_listed_and_the_node_uses_pods(
         _end(other)
 
 
+FOREIGN = """
+table inet wall {
+    chain passing { type filter hook forward priority 10; policy drop; }
+}
+"""
+
+
+@FAMILIES
+def test_a_foreign_chain_that_drops_is_explained_and_opened_where_the_settings_say_so(
+    run_node: Callable[..., None], host: Any, make_netns: Callable[[], Any], family: int
+) -> None:
+    assert host.run("nft", FOREIGN).returncode == 0
+    beyond, reached = _pick(OUTSIDE, family), []
+
+    async def shut(node: Node) -> None:
+        reached.append(_reach_outside(node)[1])
+        pod, _ = await node.attach(ONE)
+        server = _listen(reached[0], family=family)
+        try:
+            with pytest.raises(TimeoutError):
+                _ask_briefly(pod, beyond, server, socket.SOCK_STREAM)
+        finally:
+            _end(server)
+        status = await node.provider.status()
+        assert status.ready and "the chain inet wall passing drops what none of its rules accepts" in status.message
+        await node.provider.detach(ONE, force=True)
+
+    async def opened(node: Node) -> None:
+        pod, _ = await node.attach(TWO)
+        server = _listen(reached[0], family=family)
+        try:
+            assert _ask(pod, beyond, server) == _pick(NODE_ADDRESSES, family)
+        finally:
+            _end(server)
+        assert await node.provider.status() == NetworkStatus(True)
+        await node.provider.detach(TWO, force=True)
+        await node.provider.teardown()
+        assert "crt0" not in node.host.run("nft", "list", "ruleset").stdout
+
+    run_node(shut, DUAL)
+    run_node(opened, replace(DUAL, forward_rule=True))
+
+
 BROADCAST = b"\xff" * 6
 OWN = b"\x0a\x58\x0a\x5b\x00\x02"
 """The MAC address of the pod with the address 10.91.0.2."""

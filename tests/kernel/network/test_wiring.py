@@ -26,8 +26,8 @@ ELEMENTS = plan_elements(Pod(SANDBOX, ("10.91.0.2",)))
 class Daemon:
     """A Wiring in its own thread, which is in the host's namespace."""
 
-    def __init__(self, host: Any, instance: str = INSTANCE, bridge: str = "crt0", nft_path: str | None = None) -> None:
-        self.wiring = Wiring(instance, f"/var/lib/{instance}", bridge, nft_path=nft_path)
+    def __init__(self, host: Any, instance: str = INSTANCE, bridge: str = "crt0", **changes: Any) -> None:
+        self.wiring = Wiring(instance, f"/var/lib/{instance}", bridge, **changes)
         self._executor = ThreadPoolExecutor(1, initializer=host.enter)
 
     def call(self, name: str, *arguments: Any) -> Any:
@@ -196,6 +196,57 @@ def test_without_nft_nothing_is_made(host: Any) -> None:
     finally:
         daemon.close()
     assert "crt0" not in host.ip("link")
+
+
+WALL = "table inet wall { chain passing { type filter hook forward priority 10; policy drop; }; }"
+
+
+@pytest.fixture
+def opening(host: Any) -> Iterator[Daemon]:
+    made = Daemon(host, forward_rule=True)
+    yield made
+    made.close()
+
+
+def test_a_rule_that_was_lost_comes_back_and_goes_when_the_setting_is_off(
+    host: Any, opening: Daemon, daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("network.wiring.NOTES_SECONDS", 0.0)
+    opening.prepare()
+    assert opening.call("notes") == ()
+    for _ in range(2):
+        assert host.run("nft", WALL).returncode == 0
+        assert opening.call("notes") == ()
+        assert 'comment "crisp 0badcafe"' in host.run("nft", "list", "table", "inet", "wall").stdout
+        assert host.run("nft", "delete", "table", "inet", "wall").returncode == 0
+    assert host.run("nft", WALL).returncode == 0
+    assert opening.call("notes") == ()
+    daemon.prepare()
+    assert "crisp 0badcafe" not in host.run("nft", "list", "table", "inet", "wall").stdout
+    (said,) = daemon.call("notes")
+    assert "inet wall passing" in said and "[network] forward_rule = true" in said
+
+
+def test_notes_are_kept_a_while(host: Any, daemon: Daemon) -> None:
+    daemon.prepare()
+    assert daemon.call("notes") == ()
+    assert host.run("nft", WALL).returncode == 0
+    assert daemon.call("notes") == ()
+
+
+def test_a_table_that_takes_no_rule_is_told_and_keeps_no_pod_from_starting(
+    host: Any, opening: Daemon, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise HostFault(step="let pods through", errno=errno.EPERM)
+
+    assert host.run("nft", WALL).returncode == 0
+    monkeypatch.setattr("network.foreign.Others.plan_entries", refuse)
+    opening.prepare()
+    assert "let pods through" in caplog.text and "inet wall passing" in opening.call("notes")[0]
+    monkeypatch.setattr("network.foreign.Others.obstacles", refuse)
+    monkeypatch.setattr("network.wiring.NOTES_SECONDS", 0.0)
+    assert opening.call("notes") == (str(HostFault(step="let pods through", errno=errno.EPERM)),)
 
 
 def test_a_failed_wiring_names_the_call(daemon: Daemon, make_netns: Any) -> None:

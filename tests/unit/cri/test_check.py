@@ -38,6 +38,8 @@ GOOD = Probes(
     veth="",
     nft="",
     forwarding="",
+    forwarding6="",
+    walls="",
     apparmor=False,
     selinux=False,
     pressure=True,
@@ -98,6 +100,8 @@ def test_without_it_no_pod_could_run(subject: str, changes: dict[str, Any]) -> N
         ("veth", Level.MISSING, {"veth": "operation not supported (EOPNOTSUPP)"}),
         ("nftables", Level.MISSING, {"nft": "there is no nft command"}),
         ("IPv4 forwarding", Level.MISSING, {"forwarding": "is 0 and cannot be written"}),
+        ("IPv6 forwarding", Level.MISSING, {"forwarding6": "is not there and cannot be written"}),
+        ("forwarding by other tables", Level.FALLBACK, {"walls": "ip filter FORWARD"}),
     ],
 )
 def test_without_it_pods_still_run(subject: str, level: Level, changes: dict[str, Any]) -> None:

@@ -35,6 +35,7 @@ subnets = ["10.1.0.0/16", "fd00:1::/64"]
 loopback_host_ports = false
 pod_to_host = "deny"
 pod_to_host_ports = ["tcp/443"]
+forward_rule = true
 
 [registry]
 config_path = "/etc/hosts.d"
@@ -70,7 +71,9 @@ def test_an_empty_file_gives_the_defaults() -> None:
 def test_every_key_is_read() -> None:
     settings = parse_settings(WHOLE, "c.toml")
     assert settings.root == "/srv/crisp"
-    assert settings.network == NetworkSettings("br-pods", ("10.1.0.0/16", "fd00:1::/64"), False, "deny", ("tcp/443",))
+    assert settings.network == NetworkSettings(
+        "br-pods", ("10.1.0.0/16", "fd00:1::/64"), False, "deny", ("tcp/443",), True
+    )
     assert settings.registry.config_path == "/etc/hosts.d"
     assert settings.pool.size == 0
     assert settings.metrics == ""
@@ -158,7 +161,7 @@ def test_what_a_reload_applies_is_told_from_what_needs_a_restart() -> None:
         (("network", "subnets"), 10),
         (("network", "absent"), 8),
         (("absent",), 1),
-        (("pool", "size"), 26),
+        (("pool", "size"), 27),
     ],
 )
 def test_a_key_is_found_in_its_table(path: tuple[str, ...], line: int) -> None:

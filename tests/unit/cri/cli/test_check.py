@@ -14,7 +14,7 @@ from cri.check import Level, Row
 @pytest.fixture
 def rows(monkeypatch: pytest.MonkeyPatch) -> list[Row]:
     judged = [Row("kernel", Level.OK, "6.1"), Row("swap", Level.FALLBACK, "none", "a limit is ignored")]
-    monkeypatch.setattr(probes, "probe_host", lambda root: root)
+    monkeypatch.setattr(probes, "probe_host", lambda root, bridge: root)
     monkeypatch.setattr(check, "judge", lambda root: judged if root.endswith("/root") else [])
     return judged
 

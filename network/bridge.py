@@ -127,8 +127,7 @@ class BridgeProvider:
 
     def _check_ports(self, mappings: Sequence[PortMapping]) -> None:
         refuse_versions(mappings, {pool.version for pool in self._pools})
-        if not self._settings.loopback_ports:
-            refuse_loopback(mappings)
+        refuse_loopback(mappings, allowed=self._settings.loopback_ports)
 
     async def attach(self, request: AttachRequest) -> Attachment:
         """See ``Provider``. Repeated for the same sandbox it makes the pair anew, with the same address.

@@ -104,8 +104,9 @@ def _chains(rules: Rules) -> Iterator[tuple[str, str, Iterable[str]]]:
     yield "host_ports", "", _host_ports()
     jump = "fib daddr type local jump host_ports"
     yield "prerouting", _hook("nat", "prerouting", -100), [jump]
-    local = [] if rules.loopback else [f"ip daddr {_LOOPBACK} return"]
-    yield "output", _hook("nat", "output", -100), [*local, jump]
+    own = ["ip6 daddr ::1 return"]  # the kernel sends nothing from there to a pod
+    own += [] if rules.loopback else [f"ip daddr {_LOOPBACK} return"]
+    yield "output", _hook("nat", "output", -100), [*own, jump]
     yield "postrouting", _hook("nat", "postrouting", 100), _masquerade(rules)
     yield "guard", _hook("filter", "prerouting", -300), _guard(rules)
     yield "input", _hook("filter", "input", 0), () if rules.host_ports is None else _firewall(rules, rules.host_ports)
@@ -138,8 +139,7 @@ def _masquerade(rules: Rules) -> Iterator[str]:
             f"{field} saddr @{PODS[version]} {field} daddr != @{SUBNETS[version]} "
             f'{field} daddr != {_MULTICAST[version]} masquerade comment "pods leave with the address of the node"'
         )
-    for saddr in (f"ip saddr {_LOOPBACK}", "ip6 saddr ::1"):
-        yield f'oifname "{rules.bridge}" {saddr} masquerade comment "through a host port on the loopback"'
+    yield f'oifname "{rules.bridge}" ip saddr {_LOOPBACK} masquerade comment "through a host port on the loopback"'
 
 
 def _firewall(rules: Rules, ports: Iterable[tuple[str, int]]) -> Iterator[str]:

@@ -127,12 +127,14 @@ def refuse_versions(mappings: Iterable[PortMapping], versions: Collection[int]) 
             raise FailedPrecondition(message, step=_STEP, object=describe(mapping))
 
 
-def refuse_loopback(mappings: Iterable[PortMapping]) -> None:
-    """Raises FailedPrecondition for a port on 127.0.0.1, where those lead nowhere."""
+def refuse_loopback(mappings: Iterable[PortMapping], *, allowed: bool) -> None:
+    """Raises FailedPrecondition for a port on ::1, and unless ``allowed`` on 127.0.0.1: those lead nowhere."""
     for mapping in mappings:
-        if mapping.host_ip and ip_address(mapping.host_ip).is_loopback:
-            message = "the setting [network] loopback_host_ports is off"
-            raise FailedPrecondition(message, step=_STEP, object=describe(mapping))
+        address = ip_address(mapping.host_ip) if mapping.host_ip else None
+        if address is None or not address.is_loopback or (allowed and address.version == 4):
+            continue
+        off, never = "the setting [network] loopback_host_ports is off", "the kernel sends nothing from ::1 to a pod"
+        raise FailedPrecondition(off if address.version == 4 else never, step=_STEP, object=describe(mapping))
 
 
 def _refuse_taken(owner: str, wanted: Iterable[PortMapping], taken: Mapping[str, Iterable[PortMapping]]) -> None:

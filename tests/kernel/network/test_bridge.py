@@ -278,6 +278,9 @@ def test_a_host_port_leads_to_the_pod_from_everywhere(
             assert _ask(other, here, server, kind, 8080) == gateway
             if family == socket.AF_INET:
                 assert _ask(node.host, "127.0.0.1", server, kind, 8080) == gateway
+            else:
+                with pytest.raises(ConnectionRefusedError):
+                    _ask(node.host, "::1", server, kind, 8080)
             await node.provider.detach(ONE)
             assert not node.table_mentions("8080")
         finally:

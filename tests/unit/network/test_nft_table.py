@@ -38,6 +38,9 @@ def test_the_loopback_leads_to_pods_only_where_it_should() -> None:
     returning = f"add rule inet crisp_{INSTANCE} output ip daddr 127.0.0.0/8 return"
     assert returning in plan_table(INSTANCE, Rules("crisp0", loopback=False))
     assert returning not in plan_table(INSTANCE, Rules("crisp0", loopback=True))
+    for loopback in (True, False):
+        text = plan_table(INSTANCE, Rules("crisp0", loopback=loopback))
+        assert f"add rule inet crisp_{INSTANCE} output ip6 daddr ::1 return" in text
 
 
 def test_pods_may_use_of_the_node_what_the_settings_say() -> None:

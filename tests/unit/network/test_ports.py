@@ -116,6 +116,9 @@ def test_a_port_for_addresses_that_pods_have_none_of_is_refused() -> None:
 
 
 def test_a_port_on_the_loopback_is_refused_where_the_loopback_leads_nowhere() -> None:
-    refuse_loopback([WEB, _on("192.0.2.1")])
+    refuse_loopback([WEB, _on("192.0.2.1")], allowed=False)
+    refuse_loopback([WEB, _on("127.0.0.5")], allowed=True)
     with pytest.raises(FailedPrecondition, match="loopback_host_ports is off"):
-        refuse_loopback([_on("127.0.0.5")])
+        refuse_loopback([_on("127.0.0.5")], allowed=False)
+    with pytest.raises(FailedPrecondition, match=r"tcp \[::1\]:8080: the kernel sends nothing from ::1"):
+        refuse_loopback([_on("::1")], allowed=True)

@@ -24,6 +24,7 @@ from cri.images import Images
 from cri.layers import Layers
 from cri.metrics import Metrics
 from cri.plan.facts import HostFacts
+from cri.plan.sandbox import BRIDGE, CNI
 from cri.pool import Pool
 from cri.profiles import Profiles
 from cri.rpc.encoded import EncodedList
@@ -40,8 +41,10 @@ from cri.streaming.descriptor import Descriptor
 from cri.streaming.session import Offers, Ticket
 from cri.sweep import Readings
 from cri.tasks import Tasks
+from network.cni.provider import CniProvider
 from network.provider import Provider
 from network.sockets import Sockets
+from proto import api_pb2 as api
 from runtime.cgroups.layout import Layout
 from runtime.cgroups.stats import Sweeper
 from runtime.errors import Unavailable
@@ -85,7 +88,8 @@ class LivePod:
     """A pod's monitor and, while the pod is being made, the descriptors it handed out.
 
     ``namespaces`` maps the OCI type to an open descriptor; ``netlink`` is a
-    NETLINK_ROUTE socket opened inside the pod's network namespace, or -1. ``stopping``: its end
+    NETLINK_ROUTE socket opened inside the pod's network namespace, or -1. ``provider`` is the network's
+    that this daemon has attached it to. ``stopping``: its end
     is our own doing. ``execs`` are the commands that run in it: their code, and whether
     they were killed at their timeout. ``attached`` are the attach sessions, ``prepared`` the
     containers of which an init waits to be released, if nothing has happened to it.
@@ -96,6 +100,7 @@ class LivePod:
     netlink: int = -1
     pause_pid: int = 0
     addresses: tuple[str, ...] = ()
+    provider: str = ""
     stopping: bool = False
     execs: dict[str, asyncio.Future[tuple[int, bool]]] = field(default_factory=dict)
     attached: dict[str, Attached] = field(default_factory=dict)
@@ -124,6 +129,7 @@ class Host:
 
     ``planned`` holds the init of a container that is being created, None if none is to be prepared
     or could be written,
+    ``configs`` what a pod that is being made was asked to be,
     ``started`` what has been started until that is stored, ``users`` who an
     image's names are, ``readings`` what pods and containers use. ``offers`` is the streaming
     server, None until it listens; ``sockets`` makes sockets inside pods' networks. ``stopping``: RPCs that
@@ -142,6 +148,7 @@ class Host:
     operations: Operations
     supervisor: Supervisor
     network: Mapping[str, Provider]
+    cni: CniProvider
     images: Images
     profiles: Profiles
     metrics: Metrics
@@ -161,6 +168,7 @@ class Host:
     stopping: bool = False
     pods: dict[str, LivePod] = field(default_factory=dict)
     planned: dict[str, PlannedInit | None] = field(default_factory=dict)
+    configs: dict[str, api.PodSandboxConfig] = field(default_factory=dict)
     started: dict[str, Started] = field(default_factory=dict)
     users: dict[str, ResolvedUser] = field(default_factory=dict)
     encoded_sandboxes: EncodedList[SandboxRecord] = field(default_factory=lambda: EncodedList(pod_sandbox))
@@ -188,6 +196,12 @@ class Host:
             self.metrics.stage(operation, stage.step, stage.took / 1e9)
 
         return Execution(host=self, failpoints=self.failpoints, record=record)
+
+    @property
+    def provider(self) -> str:
+        """The network provider of pods that come."""
+        asked = self.settings.network.provider
+        return asked if asked != "auto" else CNI if self.cni.selection.configured else BRIDGE
 
     def pod_directory(self, sandbox_id: str) -> str:
         return f"{self.state}/pods/{sandbox_id}"

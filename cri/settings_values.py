@@ -17,6 +17,8 @@ from posixpath import normpath
 
 LEVELS = ("debug", "info", "warning", "error")
 DRIVERS = ("auto", "cgroupfs", "systemd")
+PROVIDERS = ("auto", "bridge", "cni")
+CAPABILITIES = ("deviceID", "infinibandGUID", "ipRanges")
 MAX_SOCKET_PATH = 107
 """Bytes of a path in a ``sockaddr_un``, unix(7)."""
 MAX_POOL = 256
@@ -97,6 +99,15 @@ def check_level(value: str) -> None:
 
 def check_driver(value: str) -> None:
     _check_choice(value, DRIVERS)
+
+
+def check_provider(value: str) -> None:
+    _check_choice(value, PROVIDERS)
+
+
+def check_capabilities(values: Sequence[str]) -> None:
+    for value in values:
+        _check_choice(value, CAPABILITIES)
 
 
 def check_bridge(value: str) -> None:

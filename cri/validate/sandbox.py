@@ -44,8 +44,9 @@ ANY_ADDRESS = ("0.0.0.0", "::")
 PROTOCOLS = {int(api.TCP): "TCP", int(api.UDP): "UDP", int(api.SCTP): "SCTP"}
 
 
-def validate_run_pod_sandbox(request: api.RunPodSandboxRequest, host: HostFacts) -> None:
-    """
+def validate_run_pod_sandbox(request: api.RunPodSandboxRequest, host: HostFacts, *, host_ports: bool = False) -> None:
+    """``host_ports``: whether the network provider maps them.
+
     Raises:
         InvalidArgument: the request can never be right; the field is named.
         NotFound: no such runtime handler.
@@ -63,7 +64,7 @@ def validate_run_pod_sandbox(request: api.RunPodSandboxRequest, host: HostFacts)
         check_path(config.log_directory, "config.log_directory")
     check_dns(config.dns_config, "config.dns_config")
     check_linux(config.linux, host, "config.linux")
-    check_ports(config, "config.port_mappings")
+    check_ports(config, "config.port_mappings", supported=host_ports)
     if config.HasField("windows"):
         raise not_yet("config.windows", "Windows pods")
 
@@ -123,11 +124,11 @@ def check_cgroup_parent(parent: str, field: str) -> None:
         raise not_yet(field, "the systemd cgroup driver")
 
 
-def check_ports(config: api.PodSandboxConfig, field: str) -> None:
+def check_ports(config: api.PodSandboxConfig, field: str, *, supported: bool) -> None:
     """
     Raises:
         InvalidArgument: a number out of range, no address, or a host port given twice.
-        FailedPrecondition: any host port, until crisp maps them.
+        FailedPrecondition: any host port, where it is not ``supported``.
     """
     taken: set[tuple[int, str, int]] = set()
     for n, port in enumerate(config.port_mappings):
@@ -146,5 +147,5 @@ def check_ports(config: api.PodSandboxConfig, field: str) -> None:
             raise refuse(f"{where}.host_port", f"is given twice: {port.host_port}")
         taken |= keys
     network = config.linux.security_context.namespace_options.network
-    if network == api.POD and any(port.host_port for port in config.port_mappings):
+    if not supported and network == api.POD and any(port.host_port for port in config.port_mappings):
         raise not_yet(field, "port mappings (host_port)")

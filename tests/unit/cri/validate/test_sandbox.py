@@ -230,6 +230,15 @@ def test_runtime_default_apparmor_needs_the_feature_where_the_host_has_apparmor(
         validate_run_pod_sandbox(request, msgspec.structs.replace(host, apparmor=True))
 
 
+def test_host_ports_pass_where_the_network_maps_them(host: HostFacts) -> None:
+    request = make_request("")
+    request.config.port_mappings.add(container_port=80, host_port=8080)
+    validate_run_pod_sandbox(request, host, host_ports=True)
+    request.config.port_mappings.add(container_port=81, host_port=8080)
+    with pytest.raises(InvalidArgument, match="given twice: 8080"):
+        validate_run_pod_sandbox(request, host, host_ports=True)
+
+
 def test_host_ports_of_a_host_network_pod_are_the_nodes_own(host: HostFacts) -> None:
     request = make_request(NAMESPACES % "network: NODE" + "config{port_mappings{container_port:80 host_port:80}}")
     del request.config.linux.sysctls["net.core.somaxconn"]

@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 
 from cri import intent
 from cri.host import Host
-from cri.networks import maker_of
 from cri.plan.sandbox import CNI
 from cri.state.records import OperationRecord, SandboxState
 from cri.steps.files import unmount_all, unmount_and_unlink
@@ -172,11 +171,7 @@ async def networks(host: Host) -> AsyncIterator[tuple[Finding, Repair]]:
         raise FailedPrecondition("only a new pod mends it")
 
     for record in host.store.sandboxes:
-        if (
-            record.state is SandboxState.READY
-            and maker_of(record) == CNI
-            and (words := await host.cni.check(record.id))
-        ):
+        if record.state is SandboxState.READY and (words := await host.cni.check(record.id)):
             yield Finding("network", record.id, words), mend
 
 

@@ -14,11 +14,8 @@ import logging
 from collections.abc import Sequence
 
 from cri.host import Host
-from cri.plan.document import decode
-from cri.plan.sandbox import BRIDGE, CNI, SandboxPlan
+from cri.plan.sandbox import BRIDGE, CNI
 from cri.state.meta import POD_CIDR
-from cri.state.records import SandboxRecord
-from cri.steps.sandbox import maker
 from network.provider import NetworkStatus
 from runtime.errors import Fault, HostFault
 
@@ -75,16 +72,11 @@ def current_subnets(host: Host) -> list[str]:
     return cidr.split(",") if cidr else list(host.settings.network.subnets)
 
 
-def maker_of(record: SandboxRecord) -> str:
-    """The provider that attached the pod."""
-    return maker(decode(record.plan, SandboxPlan))
-
-
 async def settle(host: Host) -> None:
     """What earlier daemons and boots left with CNI plugins, which may take their time; then GC."""
     if not host.cni.attached():
         return await collect(host)
-    ended = [record for record in host.store.sandboxes if record.boot_id != host.boot_id and maker_of(record) == CNI]
+    ended = [record for record in host.store.sandboxes if record.boot_id != host.boot_id]
     known = {record.id for record in host.store.sandboxes if not record.stopped} | {*host.pods}
     known |= {operation.object_id for operation in host.store.unfinished()}
     orphans = await host.cni.orphans(known)

@@ -23,8 +23,8 @@ from cri import intent
 from cri.exits import end_container, end_monitor, end_sandbox, lose_pod, record_change, settle_container, watch_monitor
 from cri.fsck import remove_unknown
 from cri.host import Host, LivePod
-from cri.networks import maker_of, settle
-from cri.plan.sandbox import CNI
+from cri.networks import settle
+from cri.plan.sandbox import BRIDGE
 from cri.state.meta import BOOT_ID
 from cri.state.records import ContainerState, SandboxRecord, SandboxState
 from runtime.errors import Fault
@@ -69,8 +69,7 @@ async def end_with_boot(host: Host, record: SandboxRecord, why: str) -> None:
     for container in host.store.containers_of(record.id):
         if container.state is not ContainerState.EXITED:
             await end_container(host, container.id, directory, why)
-    if (provider := maker_of(record)) != CNI:  # whose plugins may take their time: ``cri.networks.settle``
-        await host.network[provider].detach(record.id)
+    await host.network[BRIDGE].detach(record.id)  # CNI plugins may take their time: ``cri.networks.settle``
 
 
 async def undo_unfinished(host: Host) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 
 from network import rtnetlink
 from network.cni.cache import Cache, Entry
-from network.cni.capabilities import plan_capabilities
+from network.cni.capabilities import BANDWIDTH, PORT_MAPPINGS, plan_capabilities
 from network.cni.chain import STEPS, Chain
 from network.cni.conf import NetworkConf
 from network.cni.debts import Debts
@@ -108,6 +108,8 @@ class CniProvider:
             arguments=plan_arguments(request),
             capabilities=plan_capabilities(request, self._cidrs, self._settings.annotations),
         )
+        for capability in left_out(entry):
+            _LOG.warning("the network %s has no plugin for %s of the pod", conf.name, capability, extra=_about(entry))
         await self._detach_now(request.sandbox_id)
         async with self._locks.of(request.sandbox_id), self._gate.together():
             await self._thread.run_with_fds((request.netlink_fd,), _raise_loopback)
@@ -240,6 +242,16 @@ class CniProvider:
 
     def close(self) -> None:
         self.selection.close()
+
+
+def left_out(entry: Entry) -> list[str]:
+    """What the pod asks for and no plugin declares. Some networks see to it by other ways, so it is no error."""
+    declared = {name for plugin in entry.conf.plugins for name in plugin.capabilities}
+    return [name for name in (PORT_MAPPINGS, BANDWIDTH) if name in entry.capabilities and name not in declared]
+
+
+def _about(entry: Entry) -> dict[str, str]:
+    return {"sandbox_id": entry.sandbox_id}
 
 
 def _raise_loopback(fds: Sequence[int]) -> None:

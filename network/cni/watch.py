@@ -33,6 +33,7 @@ class Watch:
         self._fd = -1
         self._timer: asyncio.TimerHandle | None = None
         self._watched: tuple[tuple[int, int], ...] = ()
+        self._refused = False
 
     def renew(self) -> None:
         """Watch what is there now, if that is not watched already. Called after each reading."""
@@ -47,7 +48,9 @@ class Watch:
                 with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                     _add(self._fd, place)
         except SyscallError as error:
-            _LOG.info("cannot watch %s: %s", self._folder, error)
+            if not self._refused:
+                _LOG.info("cannot watch %s: %s", self._folder, error)
+            self._refused = True
             return self.close()
         self._watched = identities
         asyncio.get_running_loop().add_reader(self._fd, self._hear)

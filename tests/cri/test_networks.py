@@ -56,6 +56,10 @@ async def running(settings: Settings, plugins: FakePlugins, **cni: Any) -> Async
         yield crisp
 
 
+def provider_of(crisp: Crisp, pod: str) -> str:
+    return str(json.loads(crisp.host.store.sandboxes.get(pod).plan)["provider"])
+
+
 async def remove(crisp: Crisp, pod: str) -> None:
     await crisp.runtime.RemovePodSandbox(api.RemovePodSandboxRequest(pod_sandbox_id=pod))
 
@@ -76,7 +80,7 @@ async def test_a_pod_is_attached_and_all_its_addresses_are_told(crisp: Crisp, pl
 async def test_without_a_configuration_pods_get_the_bridge(crisp: Crisp, plugins: FakePlugins) -> None:
     assert crisp.host.provider == "bridge"
     pod = await crisp.run_pod()
-    assert networks.maker_of(crisp.host.store.sandboxes.get(pod)) == "bridge"
+    assert provider_of(crisp, pod) == "bridge"
     assert plugins.calls() == []
 
 
@@ -88,7 +92,7 @@ async def test_each_pod_is_detached_by_the_provider_that_attached_it(crisp: Cris
     path.unlink()
     await wait_until(lambda: crisp.host.provider == "bridge")
     third = await crisp.run_pod()
-    makers = [networks.maker_of(crisp.host.store.sandboxes.get(pod)) for pod in (first, second, third)]
+    makers = [provider_of(crisp, pod) for pod in (first, second, third)]
     assert makers == ["bridge", "cni", "bridge"]
     assert (await networks.status(crisp.host)).ready
     plugins.calls()

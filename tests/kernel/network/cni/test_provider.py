@@ -288,6 +288,14 @@ async def test_plugins_are_told_the_nodes_subnets_and_the_pods_ports(setup: Setu
     assert setup.on_disk() == {} and setup.provider.name == "cni"
 
 
+async def test_what_no_plugin_declares_is_told_in_the_log(setup: Setup, caplog: pytest.LogCaptureFixture) -> None:
+    annotations = {"kubernetes.io/egress-bandwidth": "1M"}
+    await setup.provider.attach(setup.request(port_mappings=(PortMapping("tcp", 1, 2, ""),), annotations=annotations))
+    assert "the network net has no plugin for portMappings of the pod" in caplog.text
+    assert "the network net has no plugin for bandwidth of the pod" in caplog.text
+    await setup.provider.detach(ID)
+
+
 async def test_the_template_is_written_when_the_daemon_prepares(setup: Setup) -> None:
     (setup.folder / "template").write_text(json.dumps(setup.plugins.conflist()))
     (setup.folder / "net.d" / "10-net.conflist").unlink()

@@ -31,8 +31,9 @@ async def prepare(host: Host) -> None:
         FailedPrecondition: the bridge or the subnet is somebody else's.
     """
     selection = host.cni.selection
-    selection.on_change = lambda: void(host.tasks.spawn("follow the CNI configuration", follow(host)))
-    selection.refresh()
+    if host.settings.network.provider != BRIDGE:
+        selection.on_change = lambda: void(host.tasks.spawn("follow the CNI configuration", follow(host)))
+        selection.refresh()
     try:
         await host.network[host.provider].prepare()
     except HostFault as fault:
@@ -57,7 +58,8 @@ async def follow(host: Host) -> None:
 
 async def status(host: Host) -> NetworkStatus:
     """Of the network of pods that come."""
-    host.cni.selection.refresh()
+    if host.settings.network.provider != BRIDGE:
+        host.cni.selection.refresh()
     return await host.network[host.provider].status()
 
 

@@ -29,6 +29,9 @@ from runtime.errors import DeadlineExceeded, Fault, HostFault, ResourceExhausted
 AT_ONCE = 16
 """Plugins that run at the same time, of all pods together."""
 
+MIN_SECONDS = 0.05
+"""Even where other plugins have used up an operation's time."""
+
 STEPS = {
     "ADD": "attach the pod to the network",
     "DEL": "detach the pod from the network",
@@ -122,9 +125,14 @@ class Chain:
         self, command: str, plugin: PluginConf, environment: dict[str, str], config: dict[str, Any], seconds: float
     ) -> Ended:
         program = self._find(plugin, command)
+        end = asyncio.get_running_loop().time() + seconds
         try:
-            async with self._turns:
-                ended = await run(program, environment, json.dumps(config).encode(), seconds)
+            await self._take_turn(seconds)
+            try:
+                rest = max(MIN_SECONDS, end - asyncio.get_running_loop().time())
+                ended = await run(program, environment, json.dumps(config).encode(), rest)
+            finally:
+                self._turns.release()
         except (DeadlineExceeded, ResourceExhausted) as fault:
             raise type(fault)(fault.message, step=STEPS[command], object=_name(plugin)) from fault
         except HostFault as fault:
@@ -132,6 +140,14 @@ class Chain:
         if ended.code:
             raise _fault(command, plugin, error_words(ended))
         return ended
+
+    async def _take_turn(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._turns.acquire()
+        except TimeoutError:
+            words = f"did not begin within {seconds:.3g} s: {AT_ONCE} other plugins run"
+            raise DeadlineExceeded(words) from None
 
     def _find(self, plugin: PluginConf, command: str) -> str:
         """The program; its name has no slash (``network.cni.conf``)."""
@@ -184,7 +200,7 @@ def error_words(ended: Ended) -> str:
     """What a plugin that failed says: its error, else what it wrote."""
     how = f"was killed by signal {-ended.code}" if ended.code < 0 else f"ended with status {ended.code}"
     try:
-        error = json.loads(ended.output)
+        error = last_object(ended.output.decode())
         said = [_clean(str(error[key])) for key in ("msg", "details") if error.get(key)]
         code = f" (code {int(error['code'])})" if error.get("code") else ""
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
@@ -192,6 +208,19 @@ def error_words(ended: Ended) -> str:
     words = ": ".join(filter(None, said))
     parts = [words + code if words else how, f"it wrote: {_clean(ended.words)}" if ended.words else ""]
     return "; ".join(filter(None, parts))
+
+
+def last_object(text: str) -> Any:
+    """The last of the JSON values in ``text``: a plugin may have printed a result before its error.
+
+    Raises:
+        ValueError: there is something else.
+    """
+    decoder, found, rest = json.JSONDecoder(), None, text.strip()
+    while rest:
+        found, at = decoder.raw_decode(rest)
+        rest = rest[at:].lstrip()
+    return found
 
 
 def _clean(text: str) -> str:
@@ -213,4 +242,4 @@ class _Deadline:
         self._end = asyncio.get_running_loop().time() + seconds
 
     def rest(self) -> float:
-        return max(0.05, self._end - asyncio.get_running_loop().time())
+        return max(MIN_SECONDS, self._end - asyncio.get_running_loop().time())

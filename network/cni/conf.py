@@ -110,12 +110,17 @@ def _parse_object(text: bytes) -> dict[str, Any]:
     if len(text) > MAX_BYTES:
         raise ConfError(f"has more than {MAX_BYTES} bytes")
     try:
-        document = json.loads(text)
+        document = json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise ConfError(f"is not JSON: {str(error)[:200].lower()}" if text.strip() else "is empty") from error
     if not isinstance(document, dict):
         raise ConfError("is no JSON object")
     return document
+
+
+def _refuse(constant: str) -> None:
+    """NaN and the like, which Python reads and no plugin would."""
+    raise ValueError(f"{constant} is no value")
 
 
 def _parse_version(document: Mapping[str, Any]) -> str:

@@ -58,7 +58,7 @@ async def run(program: str, environment: Mapping[str, str], text: bytes, seconds
             await asyncio.shield(running.ended)
     except TimeoutError:
         words = f"; it wrote: {running.words()}" if running.words() else ""
-        raise DeadlineExceeded(f"did not end within {seconds:g} s{words}") from None
+        raise DeadlineExceeded(f"did not end within {seconds:.3g} s{words}") from None
     finally:
         await running.finish()
     if len(running.output) > MAX_OUTPUT:

@@ -76,6 +76,8 @@ class CniProvider:
         self._gate = Gate()
         self._locks = Locks()
         self._alone = asyncio.Lock()
+        self._asking, self._asked = asyncio.Lock(), 0
+        self._answer = NetworkStatus(False)
         self._inherited: tuple[str, ...] | None = self._cache.ids()
 
     async def prepare(self) -> None:
@@ -175,6 +177,15 @@ class CniProvider:
             self._inherited = None
 
     async def status(self) -> NetworkStatus:
+        """Who asks while the plugins are being asked gets the answer to that."""
+        asked = self._asked
+        async with self._asking:
+            if self._asked == asked:
+                self._answer = await self._status()
+                self._asked += 1
+            return self._answer
+
+    async def _status(self) -> NetworkStatus:
         reading = self.selection.refresh()
         if reading.conf is None:
             return NetworkStatus(False, NOT_READY, reading.problem)

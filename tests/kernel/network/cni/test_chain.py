@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,15 @@ async def test_the_plugins_of_an_operation_share_its_time(chain: Chain, plugins:
         await chain.add(entry(plugins), 3)
 
 
+async def test_a_plugin_waits_for_its_turn_no_longer_than_it_may_run(
+    chain: Chain, plugins: FakePlugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chain, "_turns", asyncio.Semaphore(0))
+    with pytest.raises(DeadlineExceeded, match=r"plugin first: did not begin within 0\.2 s: 16 other plugins run"):
+        await chain.add(entry(plugins), 0.2)
+    assert plugins.calls() == []
+
+
 async def test_del_ends_with_the_first_that_fails(chain: Chain, plugins: FakePlugins) -> None:
     plugins.behave({"second DEL": "error"})
     with pytest.raises(HostFault, match="detach the pod from the network: plugin second: no more"):
@@ -160,6 +170,9 @@ async def test_a_plugin_without_output_passes_the_result_on(chain: Chain, plugin
     [
         (b'{"code": 11, "msg": "try again\\nlater"}', "try again later (code 11)"),
         (b'{"msg": 3}', "3"),
+        (b'{"ips": []}{ "code": 8, "msg": "the same" }\n', "the same (code 8)"),
+        (b"", "ended with status 2"),
+        (b"\xff", "\N{REPLACEMENT CHARACTER}"),
         (b"{}", "ended with status 2"),
         (b"[1]", "[1]"),
         (b"oops \x1b[31m", "oops [31m"),

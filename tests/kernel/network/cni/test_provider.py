@@ -235,6 +235,14 @@ async def test_status_says_in_words_why_a_pod_cannot_be_attached(setup: Setup) -
     assert f"plugin third: is not in {plugins.folder}" in (await provider.status()).message
 
 
+async def test_who_asks_for_the_status_at_once_shares_an_answer(setup: Setup) -> None:
+    answers = await asyncio.gather(*(setup.provider.status() for _ in range(5)))
+    assert [answer.ready for answer in answers] == [True] * 5
+    assert setup.plugins.order() == ["first STATUS", "second STATUS"]
+    await setup.provider.status()
+    assert setup.plugins.order() == ["first STATUS", "second STATUS"]
+
+
 async def test_check_says_what_is_not_as_it_was_made(setup: Setup) -> None:
     assert await setup.provider.check(ID) == ""
     await setup.provider.attach(setup.request())

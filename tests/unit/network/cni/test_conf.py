@@ -60,6 +60,7 @@ def test_only_files_with_the_known_endings_are_configurations(name: str, expecte
         (b"{", "is not JSON"),
         (b"\xff\xfe", "is not JSON"),
         (b"[" * 100_000, "is not JSON"),
+        (b'{"name": NaN}', "is not JSON: nan is no value"),
         (b"[]", "is no JSON object"),
         (b"{}", "has no name"),
         (listed(name=3), "has a name that is none: 3"),

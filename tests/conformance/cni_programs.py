@@ -1,11 +1,12 @@
-"""The CNI's own test plugin against what runs plugins here, in every version of the specification.
+"""The CNI's own programs against what runs plugins here: its test plugin, its reference plugins.
 
     make conformance          (as root; or: python tests/conformance/cni_programs.py)
 
-Go builds ``noop`` of github.com/containernetworking/cni as it is published (go.mod and go.sum in
-``cni``), once, into the user's cache. Its library checks what a plugin is told: which variables
-there are, the version, the previous result; and it writes down what it was told. Without Go or
-without root it says so and ends with status 0.
+Go builds them as they are published (go.mod and go.sum in ``cni``), once, into the user's cache.
+The library of ``noop`` checks what a plugin is told, in every version of the specification: which
+variables there are, the version, the previous result; and it writes down what it was told. The
+reference plugins of Debian know no 1.1.0; those that are built here do, and connect the pods of
+``tests/cri/test_cni.py``. Without Go or without root it says so and ends with status 0.
 """
 
 from __future__ import annotations
@@ -35,6 +36,10 @@ from tests.kernel.network.conftest import Netns
 
 HERE = Path(__file__).resolve().parent
 NOOP = "github.com/containernetworking/cni/plugins/test/noop"
+REFERENCE = [
+    f"github.com/containernetworking/plugins/plugins/{name}"
+    for name in ("main/bridge", "ipam/host-local", "meta/portmap", "meta/tuning")
+]
 ID = "ab" * 32
 SECONDS = 30.0
 RESULT: dict[str, Any] = {
@@ -116,6 +121,15 @@ async def fail(chain: Chain, plugin: Plugin) -> None:
         raise AssertionError("an error of the plugin was not told")
 
 
+def connect_pods(folder: Path) -> None:
+    """Raises CalledProcessError if a test fails."""
+    for package in REFERENCE:
+        shutil.copy(golang.build(HERE / "cni", package), folder / package.rpartition("/")[2])
+    command = [sys.executable, "-m", "pytest", "-q", "tests/cri/test_cni.py"]
+    environment = {**os.environ, "CRISP_CNI_PLUGINS": str(folder), "CRISP_CNI_VERSION": "1.1.0"}
+    subprocess.run(command, cwd=HERE.parent.parent, env=environment, check=True)
+
+
 async def run_all(folder: Path, netns: str) -> None:
     chain = Chain(str(folder))
     for version in SUPPORTED:
@@ -136,10 +150,11 @@ def main() -> int:
         try:
             shutil.copy(golang.build(HERE / "cni", NOOP), Path(folder) / "noop")
             asyncio.run(run_all(Path(folder), f"/proc/{os.getpid()}/fd/{pod.fd}"))
+            connect_pods(Path(folder))
         except (AssertionError, HostFault, subprocess.CalledProcessError) as failure:
             print(f"failed: {failure}")
             return 1
-    print(f"the CNI's test plugin: {len(SUPPORTED)} versions passed")
+    print(f"the CNI's test plugin: {len(SUPPORTED)} versions passed; its reference plugins connect pods in 1.1.0")
     return 0
 
 

@@ -18,7 +18,10 @@ from proto import api_pb2 as api
 from tests.failpoints.serving import Daemon, in_folder, wait_for
 from tests.kernel.network.conftest import Netns
 
-PLUGINS = "/usr/lib/cni"
+PLUGINS = os.environ.get("CRISP_CNI_PLUGINS", "/usr/lib/cni")
+VERSION = os.environ.get("CRISP_CNI_VERSION", "1.0.0")
+"""``tests/conformance/cni_programs.py`` names plugins that know a newer one."""
+
 NEEDED = ("bridge", "host-local", "portmap", "tuning")
 
 pytestmark = pytest.mark.skipif(
@@ -36,7 +39,7 @@ def conflist(folder: Path) -> str:
     }
     bridge = {"type": "bridge", "bridge": "cni0", "isGateway": True, "ipMasq": True, "ipam": ipam}
     portmap = {"type": "portmap", "capabilities": {"portMappings": True}, "snat": True}
-    return json.dumps({"cniVersion": "1.0.0", "name": "ref", "plugins": [bridge, portmap, {"type": "tuning"}]})
+    return json.dumps({"cniVersion": VERSION, "name": "ref", "plugins": [bridge, portmap, {"type": "tuning"}]})
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from cri.host import Host
 from cri.plan.sandbox import BRIDGE, CNI
 from cri.state.meta import POD_CIDR
 from network.provider import NetworkStatus
-from runtime.errors import Fault, HostFault
+from runtime.errors import Fault, HostFault, InvalidArgument
 
 LOG = logging.getLogger("crisp.network")
 
@@ -36,7 +36,7 @@ async def prepare(host: Host) -> None:
         selection.refresh()
     try:
         await host.network[host.provider].prepare()
-    except HostFault as fault:
+    except (HostFault, InvalidArgument) as fault:
         LOG.warning("the network is not ready: %s", fault)
 
 
@@ -64,8 +64,11 @@ async def status(host: Host) -> NetworkStatus:
 
 
 async def set_subnets(host: Host, subnets: Sequence[str]) -> None:
-    """Of pods that come. Raises as ``network.provider.Provider``."""
-    await host.network[host.provider].set_subnets(subnets)
+    """Of pods that come; plugins are told them also if CNI is configured later. Raises as
+    ``network.provider.Provider``."""
+    await host.cni.set_subnets(subnets)
+    if host.provider != CNI:
+        await host.network[host.provider].set_subnets(subnets)
 
 
 def current_subnets(host: Host) -> list[str]:

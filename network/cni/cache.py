@@ -57,6 +57,10 @@ class Cache:
             return ()
         return tuple(sorted(matched[1] for name in names if (matched := _NAME.fullmatch(name))))
 
+    def is_used(self) -> bool:
+        """Whether there ever was an entry."""
+        return self._folder.is_dir()
+
     def write(self, entry: Entry) -> None:
         """Raises HostFault: ENOSPC, for example; what was there before is there still."""
         path = self._path(entry.sandbox_id)

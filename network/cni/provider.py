@@ -207,9 +207,10 @@ class CniProvider:
         return ""
 
     async def collect(self) -> None:
-        """GC, after what belongs to no pod was detached: whatever attachments are left are valid."""
+        """GC, after what belongs to no pod was detached: whatever attachments are left are valid.
+        Who never attached a pod has no garbage, and others' pods may be in that network."""
         conf = self.selection.refresh().conf
-        if conf is None:
+        if conf is None or not self._cache.is_used():
             return
         await self._end_stragglers()
         async with self._gate.alone():

@@ -231,6 +231,20 @@ async def test_kubelets_subnets_make_a_configuration_from_the_template(
         assert call["config"]["subnet"] == "10.77.0.0/24"
 
 
+async def test_plugins_are_told_subnets_that_came_before_their_configuration(
+    settings: Settings, plugins: FakePlugins
+) -> None:
+    async with running(settings, plugins) as crisp:
+        request = api.UpdateRuntimeConfigRequest()
+        request.runtime_config.network_config.pod_cidr = settings.network.subnets[0]
+        await crisp.runtime.UpdateRuntimeConfig(request)
+        plugins.configure(plugins=[{"type": "first", "capabilities": {"ipRanges": True}}])
+        await wait_until(lambda: crisp.host.provider == "cni")
+        await remove(crisp, await crisp.run_pod())
+        told = next(each for each in plugins.calls() if each["command"] == "ADD")["config"]["runtimeConfig"]
+        assert told["ipRanges"] == [[{"subnet": settings.network.subnets[0]}]]
+
+
 async def test_a_blank_pod_becomes_one_of_the_network_that_is_in_force(
     settings: Settings, plugins: FakePlugins
 ) -> None:

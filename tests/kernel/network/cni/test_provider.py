@@ -272,6 +272,10 @@ async def test_garbage_is_collected_and_what_is_attached_stays(setup: Setup) -> 
 async def test_a_collection_that_fails_or_has_no_network_is_no_error(
     setup: Setup, caplog: pytest.LogCaptureFixture
 ) -> None:
+    await setup.provider.collect()
+    assert setup.plugins.calls() == []  # it never attached a pod: others may have
+    await setup.provider.attach(setup.request())
+    await setup.provider.detach(ID)
     setup.plugins.behave({"first GC": "error"})
     await setup.provider.collect()
     assert "collect the garbage of the network: plugin first" in caplog.text

@@ -25,7 +25,7 @@ ENTRY = Entry(
 
 def test_what_is_written_is_read_back_without_and_with_result(tmp_path: Path) -> None:
     cache = Cache(tmp_path / "cni")
-    assert cache.ids() == () and cache.read(ID) is None
+    assert cache.ids() == () and cache.read(ID) is None and not cache.is_used()
     cache.write(ENTRY)
     assert cache.read(ID) == ENTRY
     cache.write(replace(ENTRY, result=RESULT))
@@ -35,7 +35,7 @@ def test_what_is_written_is_read_back_without_and_with_result(tmp_path: Path) ->
     assert cache.ids() == (ID,)
     cache.remove(ID)
     cache.remove(ID)
-    assert cache.ids() == () and cache.read(ID) is None
+    assert cache.ids() == () and cache.read(ID) is None and cache.is_used()
     Cache(tmp_path / "never").remove(ID)
 
 

@@ -75,11 +75,12 @@ test-at-rest: $(BIN)/.installed-dev ## what fifty pods at rest cost the daemon (
 fuzz: $(BIN)/.installed-dev ## mutated bytes for the parsers, 20 s each; ARGS="spdy --seconds 60" for one
 	$(BIN)/python -m tests.fuzz $(or $(ARGS),all)
 
-conformance: $(BIN)/.installed-dev ## the published crictl and client-go, built by Go, against a real daemon (as root)
+conformance: $(BIN)/.installed-dev ## the published crictl, client-go and CNI test plugin, built by Go, against crisp (as root)
 	@deploy/install-deps --test
 	$(BIN)/python tests/conformance/crictl_smoke.py
 	$(BIN)/python tests/conformance/streaming.py
 	$(BIN)/python tests/conformance/crictl_streaming.py
+	$(BIN)/python tests/conformance/cni_programs.py
 
 bench: $(BIN)/.installed-dev ## how long things take; ARGS="--endpoint A --vs B" compares (as root)
 	$(BIN)/python -m tests.bench $(ARGS)

@@ -143,7 +143,7 @@ async def remove_image(host: Host, request: pb.RemoveImageRequest, _context: Any
 
 
 async def check_objects(host: Host, request: pb.FsckRequest, _context: Any) -> pb.FsckResponse:
-    findings = await fsck(host, repair=request.repair)
+    findings = await fsck(host, repair=request.repair, checking=True)
     return pb.FsckResponse(
         findings=[
             pb.Finding(

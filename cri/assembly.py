@@ -46,6 +46,8 @@ from cri.tasks import Tasks
 from cri.usage_metrics import UsageMetrics
 from cri.version import version
 from network.bridge import BridgeProvider, BridgeSettings
+from network.cni import provider as cni_provider
+from network.cni.provider import CniProvider
 from network.host import HostNetwork
 from network.netthread import NetThread
 from network.provider import Provider
@@ -71,7 +73,7 @@ async def build(settings: Settings, undo: contextlib.AsyncExitStack, *, looking:
         FailedPrecondition: another daemon has the root or the state directory, or a setting asks for what is not there.
         HostFault: a directory, the database or the zygote cannot be had.
     """
-    check_supported(settings, cni_files(settings.cni.conf_dir))
+    check_supported(settings)
     root, state = take_directories(settings, undo)
     host = await build_host(settings, root, state, undo)
     undo.callback(host.sockets.close)
@@ -106,6 +108,7 @@ async def build_host(settings: Settings, root: Path, state: Path, undo: contextl
     store = await Store.open(database)
     meta = await Meta.open(database)
     failpoints = Failpoints.from_environment()
+    network, cni = build_network(settings, name, root, database, meta, tasks, undo)
     return Host(
         settings=settings,
         instance=name,
@@ -118,7 +121,8 @@ async def build_host(settings: Settings, root: Path, state: Path, undo: contextl
         meta=meta,
         operations=Operations(store, tasks),
         supervisor=supervisor,
-        network=build_network(settings, name, root, database, meta, undo),
+        network=network,
+        cni=cni,
         images=await Images.open(
             root, settings.registry, ImageTable(database), supervisor, store, tasks, metrics, failpoints
         ),
@@ -147,9 +151,10 @@ def build_network(
     root: Path,
     database: Database,
     meta: Meta,
+    tasks: Tasks,
     undo: contextlib.AsyncExitStack,
-) -> dict[str, Provider]:
-    """Both providers by name; a PodCIDR that kubelet once sent wins over the settings."""
+) -> tuple[dict[str, Provider], CniProvider]:
+    """All providers by name; a PodCIDR that kubelet once sent wins over the settings."""
     thread = NetThread()
     undo.callback(thread.close)
     cidr = meta.get(POD_CIDR)
@@ -164,7 +169,21 @@ def build_network(
     )
     provider = BridgeProvider(bridge, LeaseTable(database), PortTable(database), thread)
     undo.push_async_callback(provider.close)
-    return {"bridge": provider, "host": HostNetwork(thread)}
+    cni = CniProvider(cni_settings(settings, root), thread, tasks.spawn, cidr.split(",") if cidr else ())
+    undo.callback(cni.close)
+    return {"bridge": provider, "cni": cni, "host": HostNetwork(thread)}, cni
+
+
+def cni_settings(settings: Settings, root: Path) -> cni_provider.CniSettings:
+    asked = settings.cni
+    return cni_provider.CniSettings(
+        conf_dir=asked.conf_dir,
+        bin_dir=asked.bin_dir,
+        root=root,
+        template=asked.conf_template,
+        seconds=float(seconds_of(asked.timeout)),
+        annotations=asked.annotations,
+    )
 
 
 def allowed_ports(settings: NetworkSettings) -> tuple[tuple[str, int], ...] | None:
@@ -247,13 +266,6 @@ def count_states(states: Iterable[StrEnum], records: Iterable[SandboxRecord | Co
     """How many records are in each of ``states``; an alert needs the zeros, too."""
     found = Counter(record.state.value for record in records)
     return {state.value: found[state.value] for state in states}
-
-
-def cni_files(folder: str) -> list[str]:
-    try:
-        return sorted(os.listdir(folder))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
 
 
 def with_reloaded(old: Settings, new: Settings) -> Settings:

@@ -23,8 +23,7 @@ import grpc
 import grpc.aio
 from google.protobuf.descriptor import ServiceDescriptor
 
-from cri import admin, assembly, logs, services
-from cri.changed_sysctls import record_sysctls
+from cri import admin, assembly, logs, networks, services
 from cri.errors import words_of
 from cri.fsck import fsck
 from cri.host import Host
@@ -36,7 +35,7 @@ from cri.root_lock import refuse_held_root
 from cri.server import Handler, listen, new_server, plan_handlers, refuse_live_socket, remove_socket
 from cri.settings import Settings, compare
 from proto import admin_pb2, api_pb2
-from runtime.errors import FailedPrecondition, Fault, HostFault
+from runtime.errors import FailedPrecondition, Fault
 
 LOG = logging.getLogger("crisp.daemon")
 
@@ -79,7 +78,7 @@ async def run(settings: Settings, reload: Reload) -> None:
             refuse_held_root(Path(settings.root))  # the better reason, if it is that
             raise
         host = await assembly.build(settings, undo)
-        await prepare_network(host)
+        await networks.prepare(host)
         await serve(host, listen_path, admin_path, undo)
         watch_signals(host, reload, stopping)
         host.tasks.spawn("recovery", recover(host))
@@ -155,21 +154,6 @@ def apply_reload(host: Host, reload: Reload) -> None:
     LOG.info("reloaded: %s", ", ".join(changes.reload) or "nothing changed")
     if changes.restart:
         LOG.warning("needs a restart: %s", ", ".join(changes.restart))
-
-
-async def prepare_network(host: Host) -> None:
-    """The bridge early, off the path of the first pod.
-
-    What the host cannot give shows in Status, as NetworkReady false.
-
-    Raises:
-        FailedPrecondition: the bridge or the subnet is somebody else's.
-    """
-    try:
-        await host.network["bridge"].prepare()
-        await record_sysctls(host)
-    except HostFault as fault:
-        LOG.warning("the network is not ready: %s", fault)
 
 
 def warm_profile(host: Host) -> None:

@@ -18,11 +18,12 @@ from dataclasses import dataclass, replace
 
 from cri import intent
 from cri.host import Host
+from cri.plan.sandbox import CNI
 from cri.state.records import OperationRecord, SandboxState
 from cri.steps.files import unmount_all, unmount_and_unlink
 from cri.steps.sandbox import MakePodDirectory, remove_cgroup
 from network.provider import Orphan, Provider
-from runtime.errors import Fault, Unavailable
+from runtime.errors import FailedPrecondition, Fault, Unavailable
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +41,11 @@ Repair = Callable[[], Awaitable[None]]
 Probe = Callable[[Host], AsyncIterator[tuple[Finding, Repair]]]
 
 
-async def fsck(host: Host, *, repair: bool) -> list[Finding]:
-    """All findings; with ``repair`` each was removed or says why not."""
-    return await look(host, (unfinished, *UNKNOWN, lost_pods), repair=repair)
+async def fsck(host: Host, *, repair: bool, checking: bool = False) -> list[Finding]:
+    """All findings; with ``repair`` each was removed or says why not. ``checking``: CNI plugins are
+    asked about each pod, too, which takes a process for each."""
+    probes = (unfinished, *UNKNOWN, attachments, lost_pods, *((networks,) if checking else ()))
+    return await look(host, probes, repair=repair)
 
 
 async def remove_unknown(host: Host) -> list[Finding]:
@@ -149,18 +152,41 @@ def children(host: Host, path: str) -> set[str]:
 
 
 async def network_orphans(host: Host) -> AsyncIterator[tuple[Finding, Repair]]:
+    for name, provider in host.network.items():
+        if name != CNI:
+            async for each in orphans_of(host, provider):
+                yield each
+
+
+async def attachments(host: Host) -> AsyncIterator[tuple[Finding, Repair]]:
+    """Of CNI plugins, which may take their time: ``cri.networks.settle`` removes them when a daemon starts."""
+    async for each in orphans_of(host, host.cni):
+        yield each
+
+
+async def networks(host: Host) -> AsyncIterator[tuple[Finding, Repair]]:
+    """Pods whose network is not as the CNI plugins made it."""
+
+    async def mend() -> None:
+        raise FailedPrecondition("only a new pod mends it")
+
+    for record in host.store.sandboxes:
+        if record.state is SandboxState.READY and (words := await host.cni.check(record.id)):
+            yield Finding("network", record.id, words), mend
+
+
+async def orphans_of(host: Host, provider: Provider) -> AsyncIterator[tuple[Finding, Repair]]:
     """Who is known is asked once more after the look at the host: a pod that came meanwhile is no orphan."""
     known = [record.id for record in host.store.sandboxes if not record.stopped]
     known += [*host.pods, *(operation.object_id for operation in host.store.unfinished())]
-    for provider in host.network.values():
-        for orphan in await provider.orphans(known):
-            if orphan.owner not in known and holds_network(host, orphan.owner):
-                continue
+    for orphan in await provider.orphans(known):
+        if orphan.owner not in known and holds_network(host, orphan.owner):
+            continue
 
-            async def mend(provider: Provider = provider, orphan: Orphan = orphan) -> None:
-                await provider.remove_orphan(orphan)
+        async def mend(orphan: Orphan = orphan) -> None:
+            await provider.remove_orphan(orphan)
 
-            yield Finding(orphan.kind.value, orphan.name, "belongs to no pod"), mend
+        yield Finding(orphan.kind.value, orphan.name, "belongs to no pod"), mend
 
 
 def holds_network(host: Host, id: str) -> bool:

@@ -24,6 +24,7 @@ from cri.images import Images
 from cri.layers import Layers
 from cri.metrics import Metrics
 from cri.plan.facts import HostFacts
+from cri.plan.sandbox import BRIDGE, CNI
 from cri.pool import Pool
 from cri.profiles import Profiles
 from cri.rpc.encoded import EncodedList
@@ -40,6 +41,7 @@ from cri.streaming.descriptor import Descriptor
 from cri.streaming.session import Offers, Ticket
 from cri.sweep import Readings
 from cri.tasks import Tasks
+from network.cni.provider import CniProvider
 from network.provider import Provider
 from network.sockets import Sockets
 from proto import api_pb2 as api
@@ -86,7 +88,8 @@ class LivePod:
     """A pod's monitor and, while the pod is being made, the descriptors it handed out.
 
     ``namespaces`` maps the OCI type to an open descriptor; ``netlink`` is a
-    NETLINK_ROUTE socket opened inside the pod's network namespace, or -1. ``stopping``: its end
+    NETLINK_ROUTE socket opened inside the pod's network namespace, or -1. ``provider`` is the network's
+    that this daemon has attached it to. ``stopping``: its end
     is our own doing. ``execs`` are the commands that run in it: their code, and whether
     they were killed at their timeout. ``attached`` are the attach sessions, ``prepared`` the
     containers of which an init waits to be released, if nothing has happened to it.
@@ -97,6 +100,7 @@ class LivePod:
     netlink: int = -1
     pause_pid: int = 0
     addresses: tuple[str, ...] = ()
+    provider: str = ""
     stopping: bool = False
     execs: dict[str, asyncio.Future[tuple[int, bool]]] = field(default_factory=dict)
     attached: dict[str, Attached] = field(default_factory=dict)
@@ -143,6 +147,7 @@ class Host:
     operations: Operations
     supervisor: Supervisor
     network: Mapping[str, Provider]
+    cni: CniProvider
     images: Images
     profiles: Profiles
     metrics: Metrics
@@ -190,6 +195,12 @@ class Host:
             self.metrics.stage(operation, stage.step, stage.took / 1e9)
 
         return Execution(host=self, failpoints=self.failpoints, record=record)
+
+    @property
+    def provider(self) -> str:
+        """The network provider of pods that come."""
+        asked = self.settings.network.provider
+        return asked if asked != "auto" else CNI if self.cni.selection.configured else BRIDGE
 
     def pod_directory(self, sandbox_id: str) -> str:
         return f"{self.state}/pods/{sandbox_id}"

@@ -18,11 +18,12 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
+from cri.plan.sandbox import CNI
 from runtime.errors import Fault
 from runtime.steps import Stage, apply_steps, undo_steps
 
 if TYPE_CHECKING:
-    from cri.host import Host
+    from cri.host import Host, LivePod
     from cri.steps.sandbox import SandboxStep
 
 LOG = logging.getLogger("crisp.pool")
@@ -56,15 +57,16 @@ class Pool:
     def __len__(self) -> int:
         return len(self._items)
 
-    def take(self) -> str | None:
-        """The id of a blank pod whose monitor lives, now the caller's; None: make one the cold way."""
+    def take(self, provider: str) -> str | None:
+        """The id of a blank pod whose monitor lives and that fits the network provider, now the
+        caller's; None: make one the cold way."""
         self.touch()  # its replacement would be made beside the very pod that takes it
         self._wanted.set()
         while self._items:
             id = self._items.popleft()
             self._host.metrics.pool(len(self._items))
             pod = self._host.pods.get(id)
-            if pod is not None and not pod.monitor.closed:
+            if pod is not None and not pod.monitor.closed and fits(pod, provider):
                 return id
             self._host.tasks.spawn(f"drop blank {id[:12]}", self.drop(id))
         return None
@@ -128,4 +130,11 @@ class Pool:
     def _steps(self, id: str) -> tuple[SandboxStep, ...]:
         from cri.steps.sandbox import plan_blank_steps  # the steps know the Host, which holds the pool
 
-        return plan_blank_steps(id, self._host.pod_directory(id))
+        pod = self._host.pods.get(id)
+        provider = pod.provider if pod is not None and pod.provider else self._host.provider
+        return plan_blank_steps(id, self._host.pod_directory(id), provider)
+
+
+def fits(pod: LivePod, provider: str) -> bool:
+    """One that CNI is to attach must not be attached, any other has to be."""
+    return pod.provider == ("" if provider == CNI else provider)

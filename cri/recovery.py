@@ -23,6 +23,8 @@ from cri import intent
 from cri.exits import end_container, end_monitor, end_sandbox, lose_pod, record_change, settle_container, watch_monitor
 from cri.fsck import remove_unknown
 from cri.host import Host, LivePod
+from cri.networks import settle
+from cri.plan.sandbox import BRIDGE
 from cri.state.meta import BOOT_ID
 from cri.state.records import ContainerState, SandboxRecord, SandboxState
 from runtime.errors import Fault
@@ -46,6 +48,7 @@ async def recover(host: Host) -> None:
             await host.meta.set(BOOT_ID, host.boot_id)
     finally:
         host.ready.set()
+    host.tasks.spawn("settle the CNI network", settle(host))
     took = time.monotonic() - began
     LOG.info("recovered %d pods, %d of them live, in %.3f s", len(host.store.sandboxes), len(host.pods), took)
 
@@ -66,16 +69,19 @@ async def end_with_boot(host: Host, record: SandboxRecord, why: str) -> None:
     for container in host.store.containers_of(record.id):
         if container.state is not ContainerState.EXITED:
             await end_container(host, container.id, directory, why)
-    await host.network["bridge"].detach(record.id)
+    await host.network[BRIDGE].detach(record.id)  # CNI plugins may take their time: ``cri.networks.settle``
 
 
 async def undo_unfinished(host: Host) -> None:
     """What a killed daemon had begun and not ended; what cannot be undone now is tried again later."""
     for record in host.operations.unfinished():
         try:
-            await intent.undo_operation(host, record)
+            async with asyncio.timeout(POD_DEADLINE):
+                await intent.undo_operation(host, record)
         except Exception as error:  # one that cannot be undone, or not even read, must not keep the others
-            LOG.error("%s", error, exc_info=not isinstance(error, Fault), extra={"object_id": record.object_id})
+            words = str(error) or f"an unfinished {record.kind} is not undone yet"
+            known = isinstance(error, Fault | TimeoutError)
+            LOG.error("%s", words, exc_info=not known, extra={"object_id": record.object_id})
             intent.keep_settling(host, record.key)
 
 

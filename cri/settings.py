@@ -14,7 +14,7 @@ import hashlib
 import re
 import tomllib
 import typing
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -23,6 +23,7 @@ import msgspec
 from cri.settings_values import (
     check_address,
     check_bridge,
+    check_capabilities,
     check_directory,
     check_driver,
     check_duration,
@@ -32,6 +33,7 @@ from cri.settings_values import (
     check_places,
     check_pool,
     check_ports,
+    check_provider,
     check_streaming,
     check_subnets,
     check_switch,
@@ -42,9 +44,6 @@ from runtime.errors import FailedPrecondition, InvalidArgument
 DEFAULT_FILE = "/etc/crisp/config.toml"
 """Read when ``--config`` names no other; only this one may be absent."""
 
-CNI_SUFFIXES = (".conf", ".conflist", ".json")
-"""File names that a CNI configuration folder is searched for (libcni, ConfFiles)."""
-
 
 class SettingsError(InvalidArgument):
     """A setting is wrong; ``object`` says where (``FILE:LINE`` or the flag)."""
@@ -54,7 +53,8 @@ class NetworkSettings(msgspec.Struct, frozen=True):
     """``subnets`` are where pod addresses come from until a PodCIDR is known, one of each IP family at most.
     ``loopback_host_ports``: whether host ports are reached through 127.0.0.1, too. ``pod_to_host`` is allow,
     or deny but for DNS and ``pod_to_host_ports``, each like tcp/443. ``forward_rule``: whether chains of others
-    that drop forwarded packets get rules for pods."""
+    that drop forwarded packets get rules for pods. ``provider`` is bridge, cni, or auto: CNI where it is
+    configured."""
 
     bridge: str = "crisp0"
     subnets: tuple[str, ...] = ("10.85.0.0/16",)
@@ -62,6 +62,7 @@ class NetworkSettings(msgspec.Struct, frozen=True):
     pod_to_host: str = "allow"
     pod_to_host_ports: tuple[str, ...] = ()
     forward_rule: bool = False
+    provider: str = "auto"
 
 
 class RegistrySettings(msgspec.Struct, frozen=True):
@@ -71,8 +72,14 @@ class RegistrySettings(msgspec.Struct, frozen=True):
 
 
 class CniSettings(msgspec.Struct, frozen=True):
+    """``conf_template`` is a file, ``timeout`` for one operation on one pod; ``annotations`` are the
+    capabilities that annotations of pods may give."""
+
     conf_dir: str = "/etc/cni/net.d"
     bin_dir: str = "/opt/cni/bin"
+    conf_template: str = ""
+    timeout: str = "60s"
+    annotations: tuple[str, ...] = ()
 
 
 class CgroupSettings(msgspec.Struct, frozen=True):
@@ -125,6 +132,7 @@ CHECKS: Mapping[str, Callable[[Any], None]] = {
     "state": check_directory,
     "metrics": check_address,
     "log_level": check_level,
+    "network.provider": check_provider,
     "network.bridge": check_bridge,
     "network.subnets": check_subnets,
     "network.loopback_host_ports": check_switch,
@@ -134,6 +142,9 @@ CHECKS: Mapping[str, Callable[[Any], None]] = {
     "registry.config_path": check_directory,
     "cni.conf_dir": check_directory,
     "cni.bin_dir": check_directory,
+    "cni.conf_template": check_file,
+    "cni.timeout": check_duration,
+    "cni.annotations": check_capabilities,
     "cgroup.driver": check_driver,
     "pool.size": check_pool,
     "streaming.address": check_streaming,
@@ -186,8 +197,8 @@ def instance(real_root: str) -> str:
     return hashlib.sha256(real_root.encode(errors="surrogateescape")).hexdigest()[:8]
 
 
-def check_supported(settings: Settings, cni_files: Collection[str]) -> None:
-    """Refuse what is asked for and not there yet; ``cni_files`` are the names in ``cni.conf_dir``.
+def check_supported(settings: Settings) -> None:
+    """Refuse what is asked for and not there yet.
 
     Raises:
         FailedPrecondition: with the name of the feature.
@@ -195,10 +206,6 @@ def check_supported(settings: Settings, cni_files: Collection[str]) -> None:
     if settings.cgroup.driver == "systemd":
         message = 'the systemd cgroup driver is not supported yet; use driver = "cgroupfs" or "auto"'
         raise FailedPrecondition(message, object="[cgroup] driver")
-    found = sorted(name for name in cni_files if name.endswith(CNI_SUFFIXES))
-    if found:
-        message = "CNI networking is not supported yet; remove the configuration or set another conf_dir"
-        raise FailedPrecondition(message, object=f"{settings.cni.conf_dir}/{found[0]}")
 
 
 def compare(old: Settings, new: Settings) -> Changes:

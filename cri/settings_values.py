@@ -18,6 +18,8 @@ from posixpath import normpath
 LEVELS = ("debug", "info", "warning", "error")
 VERDICTS = ("allow", "deny")
 DRIVERS = ("auto", "cgroupfs", "systemd")
+PROVIDERS = ("auto", "bridge", "cni")
+CAPABILITIES = ("deviceID", "infinibandGUID", "ipRanges")
 MAX_SOCKET_PATH = 107
 """Bytes of a path in a ``sockaddr_un``, unix(7)."""
 MAX_POOL = 256
@@ -98,6 +100,15 @@ def check_level(value: str) -> None:
 
 def check_driver(value: str) -> None:
     _check_choice(value, DRIVERS)
+
+
+def check_provider(value: str) -> None:
+    _check_choice(value, PROVIDERS)
+
+
+def check_capabilities(values: Sequence[str]) -> None:
+    for value in values:
+        _check_choice(value, CAPABILITIES)
 
 
 def check_bridge(value: str) -> None:

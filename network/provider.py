@@ -1,8 +1,8 @@
 """What a network provider is: the seam between ``cri`` and the ways a pod gets packets.
 
-``network.bridge`` is the built-in provider, ``network.host`` the one of pods in the
-node's own network. Requests and results are plain data, so a plan can hold them and
-a test can assert them.
+``network.bridge`` is the built-in provider, ``network.cni`` the one that calls plugins,
+``network.host`` the one of pods in the node's own network. Requests and results are plain
+data, so a plan can hold them and a test can assert them.
 
 Invariant: ``attach`` and ``detach`` may be repeated; after an ``attach`` that began,
 however it ended, ``detach`` is owed.
@@ -11,8 +11,8 @@ however it ended, ``detach`` is owed.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
@@ -27,14 +27,30 @@ class PortMapping:
     host_ip: str
 
 
+@dataclass(frozen=True, slots=True)
+class Dns:
+    """What the pod's resolv.conf says."""
+
+    servers: tuple[str, ...] = ()
+    searches: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttachRequest:
     """``netns_fd`` is the pod's network namespace, ``netlink_fd`` a NETLINK_ROUTE socket that
-    was opened in it. Both are borrowed: ``attach`` works on duplicates."""
+    was opened in it. Both are borrowed: ``attach`` works on duplicates. ``netns_path`` is where
+    the namespace is pinned. The rest is what the pod's configuration says; a blank pod has none."""
 
     sandbox_id: str
     netns_fd: int
     netlink_fd: int
+    netns_path: str = ""
+    pod_name: str = ""
+    pod_namespace: str = ""
+    pod_uid: str = ""
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    dns: Dns = Dns()
     port_mappings: tuple[PortMapping, ...] = ()
 
 
@@ -66,6 +82,7 @@ class OrphanKind(StrEnum):
     ELEMENT = "nft element"
     LEASE = "lease"
     HOST_PORT = "host port"
+    ATTACHMENT = "CNI attachment"
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,9 @@ POD, CONTAINER, NODE, TARGET = "pod", "container", "node", "target"
 MODES: dict[int, str] = {api.POD: POD, api.CONTAINER: CONTAINER, api.NODE: NODE, api.TARGET: TARGET}
 """NamespaceMode by the word that plans and the monitor use."""
 
+BRIDGE, CNI, HOST_NETWORK = "bridge", "cni", "host"
+"""Names of the network providers."""
+
 FOLDERS = ("ns", "shm", "files", "exits", "rootfs")
 
 
@@ -60,6 +63,7 @@ class SandboxPlan(msgspec.Struct, frozen=True, kw_only=True):
     ``shm`` is the directory that is every container's /dev/shm, ``shm_size`` its bytes
     or None when it is the host's. ``log_directory`` may be empty: nothing is logged.
     ``limits`` are those of the pod as a whole, None for none of crisp's.
+    ``provider`` is the network provider that attaches the pod and has to detach it.
     """
 
     id: str
@@ -81,6 +85,7 @@ class SandboxPlan(msgspec.Struct, frozen=True, kw_only=True):
     privileged: bool
     log_directory: str
     limits: Resources | None = None
+    provider: str = ""
 
     @property
     def own_cgroup(self) -> str | None:
@@ -102,9 +107,15 @@ def cgroup_parent(config: api.PodSandboxConfig, ids: SandboxIds) -> str:
 
 
 def plan_sandbox(
-    config: api.PodSandboxConfig, ids: SandboxIds, settings: Settings, facts: HostFacts, *, parent_exists: bool
+    config: api.PodSandboxConfig,
+    ids: SandboxIds,
+    settings: Settings,
+    facts: HostFacts,
+    *,
+    parent_exists: bool,
+    provider: str = BRIDGE,
 ) -> SandboxPlan:
-    """The plan of a pod whose request was validated.
+    """The plan of a pod whose request was validated; ``provider`` is that of pods with a network of their own.
 
     ``parent_exists``: whether ``cgroup_parent(config, ids)`` is there already; one that
     somebody else made is never removed, nor limited.
@@ -139,6 +150,7 @@ def plan_sandbox(
         privileged=context.privileged,
         log_directory=config.log_directory,
         limits=_plan_limits(config.linux, facts) if owned and parent != "/" else None,
+        provider=provider if network == POD else HOST_NETWORK,
     )
 
 

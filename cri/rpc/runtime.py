@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 import msgspec
 
+from cri import networks
 from cri.changed_sysctls import record_sysctls, recorded
 from cri.host import Host
 from cri.state.meta import POD_CIDR
@@ -34,7 +35,7 @@ async def get_version(_host: Host, _request: api.VersionRequest, _context: Any) 
 
 
 async def status(host: Host, request: api.StatusRequest, _context: Any) -> api.StatusResponse:
-    network = await host.network["bridge"].status()
+    network = await networks.status(host)
     recovering = not host.ready.is_set()
     conditions = [
         api.RuntimeCondition(
@@ -111,11 +112,13 @@ def host_features(host: Host) -> dict[str, Any]:
 
 
 async def network_info(host: Host) -> dict[str, Any]:
-    found = await host.network["bridge"].status()
+    found = await networks.status(host)
+    reading = host.cni.selection.reading
     return {
-        "provider": "bridge",
+        "provider": host.provider,
         "bridge": host.settings.network.bridge,
-        "subnets": cidr.split(",") if (cidr := host.meta.get(POD_CIDR)) else list(host.settings.network.subnets),
+        "subnets": networks.current_subnets(host),
+        "cni": {"network": reading.conf.name if reading.conf else "", "file": reading.file, "problem": reading.problem},
         "ready": found.ready,
         "reason": found.reason,
         "message": found.message,
@@ -131,11 +134,11 @@ async def update_runtime_config(
     host: Host, request: api.UpdateRuntimeConfigRequest, _context: Any
 ) -> api.UpdateRuntimeConfigResponse:
     """The PodCIDR of this node: stored, and used for pods that come."""
-    networks = validate_update_runtime_config(request)
-    cidr = ",".join(networks)
+    subnets = validate_update_runtime_config(request)
+    cidr = ",".join(subnets)
 
     async def work() -> None:
-        await host.network["bridge"].set_subnets(networks)
+        await networks.set_subnets(host, subnets)
         await record_sysctls(host)
         await host.pool.flush()
         await host.meta.set(POD_CIDR, cidr)

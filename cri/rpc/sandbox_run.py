@@ -26,7 +26,7 @@ from cri.profile_files import check_profile_file
 from cri.state.journal import Operation
 from cri.state.records import MonitorRecord, SandboxRecord, SandboxState
 from cri.state.store import sandbox_key
-from cri.steps.sandbox import BLANK_DONE, maker, plan_steps
+from cri.steps.sandbox import blank_done, maker, plan_steps
 from cri.timeline import to_records
 from cri.validate.sandbox import validate_run_pod_sandbox
 from proto import api_pb2 as api
@@ -49,7 +49,7 @@ async def run_pod_sandbox(host: Host, request: api.RunPodSandboxRequest, context
 
 def new_id(host: Host, config: api.PodSandboxConfig) -> str:
     """That of a blank pod, where one is ready and fits."""
-    blank = host.pool.take() if fits_blank(config) else None
+    blank = host.pool.take(host.provider) if fits_blank(config) else None
     return blank or secrets.token_hex(32)
 
 
@@ -63,10 +63,11 @@ def fits_blank(config: api.PodSandboxConfig) -> bool:
 async def make_sandbox(host: Host, request: api.RunPodSandboxRequest, operation: Operation) -> None:
     """The work behind the RPC, which outlives its caller."""
     ids = SandboxIds(operation.object_id, host.instance)
-    blank = ids.id in host.pods
+    blank = host.pods.get(ids.id)
     try:
         exists = tree.exists(host.layout, cgroup_parent(request.config, ids))
-        plan = plan_sandbox(request.config, ids, host.settings, host.facts, parent_exists=exists)
+        provider = (blank and blank.provider) or host.provider
+        plan = plan_sandbox(request.config, ids, host.settings, host.facts, parent_exists=exists, provider=provider)
     except BaseException:
         if blank:
             await host.pool.drop(ids.id)
@@ -78,7 +79,7 @@ async def make_sandbox(host: Host, request: api.RunPodSandboxRequest, operation:
     host.configs[plan.id] = request.config
     try:
         async with reserved(host, plan, operation):
-            await intent.carry_out(host, operation, plan_steps(plan), finish, BLANK_DONE if blank else ())
+            await intent.carry_out(host, operation, plan_steps(plan), finish, blank_done(blank) if blank else ())
     finally:
         del host.configs[plan.id]
     watch_monitor(host, plan.id, host.pods[plan.id].monitor)

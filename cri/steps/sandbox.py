@@ -19,10 +19,9 @@ import msgspec
 from cri.exits import end_process
 from cri.host import Host, LivePod
 from cri.plan.files import hosts_with_addresses
-from cri.plan.network import plan_ports
-from cri.plan.sandbox import FOLDERS, SandboxPlan, sandbox_request
+from cri.plan.network import plan_attach
+from cri.plan.sandbox import BRIDGE, FOLDERS, HOST_NETWORK, SandboxPlan, sandbox_request
 from cri.steps.files import read_host_file, remove_tree, unmount_all, unmount_and_unlink, write_file
-from network.provider import AttachRequest
 from runtime.cgroups import kill as cgroup_kill
 from runtime.cgroups import layout as cgroup_layout
 from runtime.cgroups import tree
@@ -32,9 +31,6 @@ from runtime.errors import DeadlineExceeded, Unavailable
 from runtime.linux import mount
 
 LOG = logging.getLogger("crisp.steps")
-
-BRIDGE, HOST_NETWORK = "bridge", "host"
-"""Names of the network providers."""
 
 SHM_OPTIONS = "mode=1777,size={size}"
 
@@ -203,14 +199,14 @@ class AttachNetwork(msgspec.Struct, frozen=True, tag="attach_network"):
 
     async def apply(self, host: Host) -> None:
         pod = host.pods[self.sandbox]
-        config = host.configs.get(self.sandbox)
-        request = AttachRequest(
-            sandbox_id=self.sandbox,
-            netns_fd=pod.namespaces.get("network", -1),
-            netlink_fd=pod.netlink,
-            port_mappings=plan_ports(config) if config else (),
+        request = plan_attach(
+            host.configs.get(self.sandbox),
+            self.sandbox,
+            f"{host.pod_directory(self.sandbox)}/ns/network",
+            (pod.namespaces.get("network", -1), pod.netlink),
         )
         pod.addresses = (await host.network[self.provider].attach(request)).addresses
+        pod.provider = self.provider
 
     async def undo(self, host: Host) -> None:
         await host.network[self.provider].detach(self.sandbox)
@@ -274,24 +270,30 @@ def plan_steps(plan: SandboxPlan) -> tuple[SandboxStep, ...]:
 
 
 def maker(plan: SandboxPlan) -> str:
-    """The provider that attaches the pod."""
-    return BRIDGE if plan.network == "pod" else HOST_NETWORK
+    """The provider that attached the pod; plans of before there was a choice do not name it."""
+    return plan.provider or (BRIDGE if plan.network == "pod" else HOST_NETWORK)
 
 
 BLANK_KINDS = ("network", "ipc", "uts")
 """The namespaces of a blank pod."""
 
 BLANK_DONE = frozenset({"make_pod_directory", "start_monitor", "attach_network"})
-"""The steps of a pod's birth that a blank pod has behind it."""
+"""The steps of a pod's birth that a blank pod has behind it, if it is attached."""
 
 
-def plan_blank_steps(id: str, directory: str) -> tuple[SandboxStep, ...]:
-    """As much of a pod's birth as needs no name."""
+def blank_done(pod: LivePod) -> frozenset[str]:
+    """The steps that this blank pod has behind it."""
+    return BLANK_DONE if pod.provider else BLANK_DONE - {AttachNetwork.name}
+
+
+def plan_blank_steps(id: str, directory: str, provider: str = BRIDGE) -> tuple[SandboxStep, ...]:
+    """As much of a pod's birth as needs no name; CNI plugins are told the pod's."""
+    attach = (AttachNetwork(id, provider),) if provider == BRIDGE else ()
     return (
         MakePodDirectory(id, directory),
         StartMonitor(id, directory),
         MakeBlankNamespaces(id, BLANK_KINDS),
-        AttachNetwork(id, BRIDGE),
+        *attach,
     )
 
 

@@ -26,7 +26,7 @@ from tests import golang
 HERE = Path(__file__).resolve().parent
 CRISP = Path(sys.prefix) / "bin/crisp"
 CRICTL = "sigs.k8s.io/cri-tools/cmd/crictl"
-SETTINGS = 'log_level = "warning"\n[network]\nbridge = "crismoke0"\nsubnets = ["10.214.77.0/24"]\n'
+SETTINGS = 'log_level = "warning"\n[network]\nbridge = "crismoke0"\nsubnets = ["10.214.77.0/24"]\nprovider = "bridge"\n'
 
 
 PATIENCE = 30.0

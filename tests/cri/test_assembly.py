@@ -67,14 +67,6 @@ async def test_directories_are_private_even_if_they_were_not(new_settings: Calla
         assert {stat.S_IMODE(folder.stat().st_mode) for folder in folders} == {0o700}
 
 
-async def test_a_cni_configuration_is_refused(new_settings: Callable[[], Settings]) -> None:
-    settings = new_settings()
-    Path(settings.cni.conf_dir).mkdir()
-    Path(settings.cni.conf_dir, "10-other.conflist").touch()
-    assert f"{settings.cni.conf_dir}/10-other.conflist" in await refused(settings)
-    assert not os.path.exists(settings.root)
-
-
 async def test_a_taken_metrics_port_is_fatal_and_what_was_built_is_taken_back(
     new_settings: Callable[[], Settings],
 ) -> None:

@@ -14,6 +14,7 @@ import pytest_asyncio
 
 from cri import assembly, pool
 from cri.fsck import fsck
+from cri.plan.sandbox import BRIDGE
 from cri.settings import PoolSettings, Settings
 from proto import api_pb2 as api
 from tests.cri.harness import Crisp, start
@@ -130,7 +131,7 @@ async def test_a_flush_leaves_nothing(crisp: Crisp) -> None:
     await crisp.host.pool.flush()
     assert len(crisp.host.pool) == 0 == metric(crisp)
     assert not crisp.host.pods and os.listdir(crisp.host.state / "pods") == []
-    assert crisp.host.pool.take() is None
+    assert crisp.host.pool.take(BRIDGE) is None
 
 
 async def test_after_a_flush_the_pool_is_filled_anew(crisp: Crisp) -> None:
@@ -218,7 +219,7 @@ async def test_nothing_is_made_beside_the_pod_that_takes_an_item(crisp: Crisp, m
     monkeypatch.setattr(pool, "HURRY", 7200.0)
     monkeypatch.setattr(crisp.host.pool, "_touched", float("-inf"))
     async with filling(crisp):
-        taken = crisp.host.pool.take()
+        taken = crisp.host.pool.take(BRIDGE)
         for _ in range(20):
             await asyncio.sleep(0)
             assert crisp.host.pool._making == ""

@@ -49,7 +49,7 @@ class Daemon:
     ``failpoints`` what it is started with, as in the variable; None is a daemon without any.
     ``plant`` is Python that is executed in it before it begins. With a ``launcher`` it starts
     in half the time, else exactly as an operator's does. ``settings`` are lines of its file;
-    ``metrics`` is where it serves them."""
+    ``metrics`` is where it serves them, ``cni`` are lines of its table of that name, with %s for the folder."""
 
     def __init__(
         self,
@@ -61,10 +61,12 @@ class Daemon:
         launcher: Launcher | None = None,
         settings: str = "",
         metrics: str = "",
+        cni: str = "",
     ) -> None:
         self.folder, self.root, self.state = folder, folder / "root", folder / "state"
         self.number, self.metrics = next(NETWORKS) % 250, metrics
         self.subnets = json.dumps([f"10.214.{self.number}.0/24", f"fd00:214:{self.number}::/64"])
+        cni = cni.replace("%s", str(folder))
         self.failpoints, self.plant, self.launcher = failpoints, plant, launcher
         self.process: subprocess.Popen[bytes] | Forked | None = None
         self._channels: list[grpc.Channel] = []
@@ -72,7 +74,7 @@ class Daemon:
             f'{settings}listen = "unix://{folder}/crisp.sock"\nmetrics = "{metrics}"\n'
             f'root = "{self.root}"\nstate = "{self.state}"\n'
             f'[network]\nbridge = "crf{self.number}"\nsubnets = {self.subnets}\n'
-            f'[registry]\nconfig_path = "{folder}/certs.d"\n[cni]\nconf_dir = "{folder}/cni"\n'
+            f'[registry]\nconfig_path = "{folder}/certs.d"\n[cni]\nconf_dir = "{folder}/cni"\n{cni}'
             f"[pool]\nsize = {pool}\n"
         )
 

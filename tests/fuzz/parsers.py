@@ -7,6 +7,7 @@ names; it raises for anything else.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import socket
@@ -21,6 +22,9 @@ from cri.streaming.session import CommandStreams, CommandTicket, Outcome, Wanted
 from cri.streaming.spdy import HELD_LIMIT, STREAM_LIMIT, SpdySession
 from cri.streaming.spdy_forward import Pairs
 from cri.streaming.spdy_headers import BLOCK_LIMIT, HeaderDecoder, HeadersRefused
+from network.cni import conf, result, versions
+from network.cni.chain import error_words
+from network.cni.plugin import Ended
 from runtime import channel, crilog
 from runtime.errors import Fault
 from tests.unit.cri.streaming.peer import ClientHeaders, FakeLink, data, masked, plain_block
@@ -280,6 +284,46 @@ def contents(log: bytes) -> Iterator[bytes]:
         yield content + (b"\n" if tag == b"F" else b"")
 
 
+class CniConf(Parser):
+    """A configuration of the CNI's; no plugin's name leads out of its folder."""
+
+    seeds = (
+        b'{"cniVersion":"1.1.0","name":"net","plugins":[{"type":"bridge","ipam":{"type":"host-local"}}]}',
+        b'{"cniVersions":["0.4.0","1.0.0"],"name":"a","disableGC":"true","plugins":[{"type":"../../sh"}]}',
+        b'{"cniVersion":"0.3.1","name":"b","type":"ptp","capabilities":{"portMappings":true}}',
+    )
+
+    def take_now(self, given: bytes, chance: random.Random) -> None:
+        try:
+            found = conf.parse_file(given, chance.choice(("a.conflist", "a.conf")))
+        except conf.ConfError:
+            return
+        assert all("/" not in plugin.type and plugin.type not in (".", "..") for plugin in found.plugins)
+        assert conf.parse_list(found.to_document()) == found
+
+
+class CniResult(Parser):
+    """What a plugin has printed: a result that is the same in each version, or an error's words."""
+
+    seeds = (
+        b'{"cniVersion":"1.1.0","interfaces":[{"name":"eth0","sandbox":"/n"}],"ips":[{"address":"10.0.0.2/8",'
+        b'"interface":0,"gateway":"10.0.0.1"}],"routes":[{"dst":"0.0.0.0/0","mtu":1400}],"dns":{"search":["x"]}}',
+        b'{"cniVersion":"0.3.1","ips":[{"version":"6","address":"fd00::2/64","interface":-1}]}',
+        b'{"code":11,"msg":"later","details":"x"}',
+    )
+
+    def take_now(self, given: bytes, chance: random.Random) -> None:
+        version = chance.choice(versions.SUPPORTED)
+        words = error_words(Ended(chance.choice((1, -9)), given, ""))
+        assert words and words.isprintable()
+        try:
+            found = result.parse(json.loads(given), version)
+        except (ValueError, RecursionError):
+            return
+        written = result.parse(found.to_document(version), version)
+        assert written.addresses("eth0") == found.addresses("eth0")
+
+
 PARSERS: dict[str, type[Parser]] = {
     "spdy": Spdy,
     "headers": Headers,
@@ -288,4 +332,6 @@ PARSERS: dict[str, type[Parser]] = {
     "channels": Channels,
     "monitor": Monitor,
     "crilog": CriLog,
+    "cni-conf": CniConf,
+    "cni-result": CniResult,
 }

@@ -10,6 +10,7 @@ from cri.settings import (
     FLAGS,
     CgroupSettings,
     Changes,
+    CniSettings,
     NetworkSettings,
     Settings,
     SettingsError,
@@ -36,6 +37,7 @@ loopback_host_ports = false
 pod_to_host = "deny"
 pod_to_host_ports = ["tcp/443"]
 forward_rule = true
+provider = "cni"
 
 [registry]
 config_path = "/etc/hosts.d"
@@ -43,6 +45,9 @@ config_path = "/etc/hosts.d"
 [cni]
 conf_dir = "/etc/cni"
 bin_dir = "/opt/bin"
+conf_template = "/etc/crisp/net.template"
+timeout = "2m"
+annotations = ["deviceID"]
 
 [cgroup]
 driver = "cgroupfs"
@@ -72,8 +77,9 @@ def test_every_key_is_read() -> None:
     settings = parse_settings(WHOLE, "c.toml")
     assert settings.root == "/srv/crisp"
     assert settings.network == NetworkSettings(
-        "br-pods", ("10.1.0.0/16", "fd00:1::/64"), False, "deny", ("tcp/443",), True
+        "br-pods", ("10.1.0.0/16", "fd00:1::/64"), False, "deny", ("tcp/443",), True, "cni"
     )
+    assert settings.cni == CniSettings("/etc/cni", "/opt/bin", "/etc/crisp/net.template", "2m", ("deviceID",))
     assert settings.registry.config_path == "/etc/hosts.d"
     assert settings.pool.size == 0
     assert settings.metrics == ""
@@ -103,6 +109,9 @@ def test_no_subnets_at_all_is_a_setting() -> None:
         ("[pool]\nsize = -1", "c.toml:2", "between 0 and"),
         ("log_level = true", "c.toml:1", "must be a string"),
         ("log_level = 'warn'", "c.toml:1", "did you mean 'warning'"),
+        ("[network]\nprovider = 'bridges'", "c.toml:2", "did you mean 'bridge'"),
+        ("[cni]\nannotations = ['deviceId']", "c.toml:2", "did you mean 'deviceID'"),
+        ("[cni]\ntimeout = '60'", "c.toml:2", 'did you mean "60s"'),
         ("[cgroup]\ndriver = 'cgroup'", "c.toml:2", "did you mean 'cgroupfs'"),
         ("root = '/a'\nroot = '/b'", "c.toml:2", "overwrite"),
         ("root = ", "c.toml:1", "is not TOML"),
@@ -137,13 +146,8 @@ def test_the_instance_is_eight_hex_digits_of_the_root() -> None:
 
 def test_the_systemd_driver_is_refused_by_name() -> None:
     with pytest.raises(FailedPrecondition, match="systemd cgroup driver"):
-        check_supported(Settings(cgroup=CgroupSettings("systemd")), [])
-
-
-def test_a_cni_configuration_is_refused_by_name() -> None:
-    check_supported(Settings(), ["README", ".keep"])
-    with pytest.raises(FailedPrecondition, match=r"/etc/cni/net\.d/10-x\.conflist: CNI networking"):
-        check_supported(Settings(), ["99-y.conf", "10-x.conflist"])
+        check_supported(Settings(cgroup=CgroupSettings("systemd")))
+    check_supported(Settings())
 
 
 def test_what_a_reload_applies_is_told_from_what_needs_a_restart() -> None:
@@ -161,7 +165,7 @@ def test_what_a_reload_applies_is_told_from_what_needs_a_restart() -> None:
         (("network", "subnets"), 10),
         (("network", "absent"), 8),
         (("absent",), 1),
-        (("pool", "size"), 27),
+        (("pool", "size"), 31),
     ],
 )
 def test_a_key_is_found_in_its_table(path: tuple[str, ...], line: int) -> None:

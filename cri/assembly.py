@@ -83,6 +83,7 @@ async def build(settings: Settings, undo: contextlib.AsyncExitStack, *, looking:
         return host
     await host.trash.open()
     host.spares.open()
+    await host.mountpoints.open()
     await serve_metrics(host, undo)
     await serve_streams(host, undo)
     return host

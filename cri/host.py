@@ -23,6 +23,7 @@ from cri.failpoints import Failpoints
 from cri.images import Images
 from cri.layers import Layers
 from cri.metrics import Metrics
+from cri.mountpoints import Mountpoints
 from cri.plan.facts import HostFacts
 from cri.plan.sandbox import BRIDGE, CNI
 from cri.pool import Pool
@@ -158,6 +159,7 @@ class Host:
     trash: Trash
     spares: Spares
     pool: Pool = field(init=False)
+    mountpoints: Mountpoints = field(init=False)
     offers: Offers | None = None
     sockets: Sockets = field(default_factory=Sockets)
     readings: Readings = field(init=False)
@@ -182,6 +184,7 @@ class Host:
 
     def __post_init__(self) -> None:
         self.pool = Pool(self, self.settings.pool.size)
+        self.mountpoints = Mountpoints(self)
         self.dropped = Dropped(self.metrics)
         self.events = Events(self.store, self.metrics.event_dropped)
         self.metric_messages = MetricMessages(str(self.root))

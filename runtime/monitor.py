@@ -17,9 +17,9 @@ import functools
 import os
 import signal
 
-from runtime import channel, exec, exits, image
+from runtime import channel, errands, exec, exits, image
 from runtime.channel import Message, Socket
-from runtime.children import Birth, Child, Children
+from runtime.children import Children
 from runtime.container import Container
 from runtime.errors import AlreadyExists, FailedPrecondition, HostFault, NotFound
 from runtime.loop import Loop
@@ -29,18 +29,19 @@ from runtime.pod import Pod
 from runtime.prepared import Prepared
 from runtime.procfs import start_time
 from runtime.sandbox import Sandbox
-from runtime.spec import CgroupDirs, ContainerBirth, ExecBirth, FillRequest, ResolveUserRequest, SandboxBirth
+from runtime.spec import ContainerBirth, ExecBirth, FillRequest, ResolveUserRequest, SandboxBirth
 
 RESOLVE_SECONDS = 10.0
 """How long looking up a user in an image may take."""
+
+MAKE_SECONDS = 10.0
+"""How long making the mountpoints of an image may take."""
 
 SHUTDOWN_SECONDS = 10.0
 """How long killed processes may take to be gone before ``shutdown`` answers with a fault."""
 
 REMEMBERED = 128
 """Exited containers that hello still knows; ``exits`` has them all."""
-
-_SILENT = "the child ended without an answer"
 
 
 class Monitor:
@@ -113,6 +114,7 @@ class Monitor:
             "resize": self._op_resize,
             "resolve_user": self._op_resolve_user,
             "fill_volumes": self._op_fill_volumes,
+            "make_mountpoints": self._op_make_mountpoints,
             "shutdown": self._op_shutdown,
         }
 
@@ -210,14 +212,22 @@ class Monitor:
 
     def _op_resolve_user(self, args: Message, reply: Reply) -> None:
         request: ResolveUserRequest = args  # type: ignore[assignment]
-        birth = _look("resolve the user", request["user"], reply)
+        birth = errands.look("resolve the user", request["user"], reply)
         child = self.pod.children.fork(birth, functools.partial(image.resolve_user, request))
         self.loop.later(RESOLVE_SECONDS, functools.partial(child.signal, signal.SIGKILL))
 
     def _op_fill_volumes(self, args: Message, reply: Reply) -> None:
         request: FillRequest = args  # type: ignore[assignment]
-        birth = _look("fill the volumes", "", reply, request["cgroup"])
+        birth = errands.look("fill the volumes", "", reply, request["cgroup"])
         self.pod.children.fork(birth, functools.partial(image.fill_volumes, request))
+
+    def _op_make_mountpoints(self, args: Message, reply: Reply) -> None:
+        """Carry out a script that ends (``runtime.mountpoints``); the reply comes then."""
+        if self._shut:
+            raise FailedPrecondition("the pod is being shut down", object=self._name)
+        birth = errands.carry_out("make mountpoints", reply)
+        child = self.pod.children.spawn(birth, self.pod.launch, reply.script())
+        self.loop.later(MAKE_SECONDS, functools.partial(child.signal, signal.SIGKILL))
 
     def _op_shutdown(self, args: Message, reply: Reply) -> None:
         """Kill all that is left of the pod, answer, and end."""
@@ -277,19 +287,3 @@ class Monitor:
 
     def _note(self, text: str) -> None:
         add_note(self._directory, text)
-
-
-def _ignore(status: int) -> None:
-    """Nobody waits for the end of a child that has answered."""
-
-
-def _look(step: str, object: str, reply: Reply, cgroup: CgroupDirs | None = None) -> Birth:
-    """The birth of a child that looks into an image and answers."""
-
-    def on_ready(child: Child) -> None:
-        if child.answer is None:
-            reply.fail(HostFault(_SILENT, step=step, object=object))
-        else:
-            reply.ok(child.answer)
-
-    return Birth(object or step, on_ready=on_ready, on_failed=reply.fail, on_exit=_ignore, cgroup=cgroup)

@@ -22,13 +22,16 @@ from runtime.channel import Message
 from runtime.channel_async import AsyncChannel, Result
 from runtime.errors import Fault, HostFault, NotFound, NotSupported, ScriptFailed
 from runtime.linux.script import Script
+from runtime.mountpoints import plan_mountpoints
 from runtime.pause import plan_blank, plan_pause
 from runtime.spec import (
     ContainerBirth,
     ExecRequest,
     FillRequest,
+    Mountpoint,
     ResolvedUser,
     ResolveUserRequest,
+    Rootfs,
     SandboxRequest,
     StartRequest,
 )
@@ -274,6 +277,17 @@ class MonitorClient:
     async def resolve_user(self, request: ResolveUserRequest) -> ResolvedUser:
         """Who a user is by the image's own files."""
         return cast(ResolvedUser, await self._plain("resolve_user", cast(Message, request)))
+
+    async def make_mountpoints(self, rootfs: Rootfs, mountpoints: Sequence[Mountpoint]) -> None:
+        """Make ``mountpoints`` in the upper directory of ``rootfs``; nothing is mounted any more when this returns.
+
+        Raises:
+            NotSupported: the monitor is of an older crisp.
+            StartRefused: the image does not have them, nor can they be made.
+        """
+        script = plan_mountpoints(rootfs, mountpoints)
+        _, descriptors = await self._birth("make_mountpoints", {}, script.bytes(), lambda: script)
+        self._expect(descriptors, 0, "make_mountpoints")
 
     async def shutdown(self) -> None:
         """Kill all that is left of the pod and end the monitor."""

@@ -129,6 +129,14 @@ class Rootfs(TypedDict):
     staging: str
 
 
+class Mountpoint(TypedDict):
+    """Where something goes in an image: ``kind`` is file, directory, exact (a directory that
+    is no link and behind none) or plain (a directory that nothing is mounted on)."""
+
+    path: str
+    kind: str
+
+
 class Volume(TypedDict):
     """An image VOLUME: ``source`` (a host directory of ours) is filled with what
     the image has at ``destination``, owners and modes included, then bound there."""

@@ -79,14 +79,16 @@ async def make_from_image(
 
     def finish(stages: list[Stage]) -> ContainerRecord:
         limits = read_in_force(plan.resources, host.layout, plan.cgroup)
-        return record_created(config, plan, image, told_resources(config.linux.resources, limits), stages)
+        told = told_resources(config.linux.resources, limits)
+        return record_created(config, plan, image, mountpoints, told, stages)
 
     prepares = any(isinstance(step, PrepareInit) for step in steps)
-    host.planned[id] = plan_init(host, plan, image.record.layers) if prepares else None
-    try:
-        await intent.carry_out(host, operation, steps, finish)
-    finally:
-        del host.planned[id]
+    with host.mountpoints.used(plan, image.record) as mountpoints:
+        host.planned[id] = plan_init(host, plan, image.record.layers, mountpoints) if prepares else None
+        try:
+            await intent.carry_out(host, operation, steps, finish)
+        finally:
+            del host.planned[id]
 
 
 def pod_facts(host: Host, sandbox: SandboxRecord) -> PodFacts:
@@ -140,6 +142,7 @@ def record_created(
     config: api.ContainerConfig,
     plan: ContainerPlan,
     image: Entry,
+    mountpoints: str,
     told: api.LinuxContainerResources,
     stages: list[Stage],
 ) -> ContainerRecord:
@@ -157,4 +160,5 @@ def record_created(
         state=ContainerState.CREATED,
         resources=told.SerializeToString(),
         stages=to_records(stages),
+        mountpoints=mountpoints,
     )

@@ -48,3 +48,5 @@ async def remove_container_now(host: Host, id: str) -> None:
         await forget_container(pod.monitor, id)
     host.forget(id)
     await host.images.collect()
+    if record.mountpoints:
+        host.mountpoints.collect()

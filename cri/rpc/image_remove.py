@@ -23,4 +23,10 @@ async def remove_image(host: Host, request: api.RemoveImageRequest, _context: An
 
 async def remove(host: Host, name: str) -> ImageRecord | None:
     """As ``Images.remove``, once for all who ask for it at a time."""
-    return await host.operations.join(f"remove image {name}", lambda: host.images.remove(name))
+
+    async def work() -> ImageRecord | None:
+        removed = await host.images.remove(name)
+        host.mountpoints.collect()
+        return removed
+
+    return await host.operations.join(f"remove image {name}", work)

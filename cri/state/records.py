@@ -80,7 +80,8 @@ class ContainerRecord(msgspec.Struct, frozen=True, kw_only=True):
     """``config`` is the serialized ContainerConfig; ``plan`` the JSON of its
     ContainerPlan (``cri.plan.container``); ``layers`` are the chain ids that it stacks,
     bottom first, which stay on disk for it. Times in ns since the epoch, 0 for not yet.
-    ``log_dropped`` are the entries of its log that the disk had refused when it ended."""
+    ``log_dropped`` are the entries of its log that the disk had refused when it ended.
+    ``mountpoints`` is the key of the layer that it may stack over the image's (``cri.mountpoints``)."""
 
     id: str
     sandbox_id: str
@@ -102,6 +103,7 @@ class ContainerRecord(msgspec.Struct, frozen=True, kw_only=True):
     resources: bytes = b""
     stages: tuple[StageRecord, ...] = ()
     log_dropped: int = 0
+    mountpoints: str = ""
 
 
 ImageRecord = Image

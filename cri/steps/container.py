@@ -153,10 +153,10 @@ class StartInit(msgspec.Struct, frozen=True, tag="start_init"):
 ContainerStep = MakeContainerDirectories | MakeContainerCgroup | PrepareInit | StartInit
 
 
-def plan_init(host: Host, plan: ContainerPlan, layers: tuple[str, ...]) -> PlannedInit | None:
+def plan_init(host: Host, plan: ContainerPlan, layers: tuple[str, ...], mountpoints: str) -> PlannedInit | None:
     """What ``PrepareInit`` will have born; None if it cannot be written, which the start will find out, and tell."""
     try:
-        request = request_of(host, plan, layers)
+        request = request_of(host, plan, layers, mountpoints)
         return PlannedInit(write_init(request, waits=True), request["rootfs"])
     except Exception as error:  # noqa: BLE001 - whatever it is, it is the start's
         LOG.info("not prepared: %s", error, extra={"container_id": plan.id})
@@ -179,11 +179,11 @@ async def discard_prepared(host: Host, sandbox: str, container: str) -> None:
             raise DeadlineExceeded("what was prepared for its start does not end", object=container) from late
 
 
-def request_of(host: Host, plan: ContainerPlan, layers: tuple[str, ...]) -> StartRequest:
-    """What the monitor is asked for."""
+def request_of(host: Host, plan: ContainerPlan, layers: tuple[str, ...], mountpoints: str) -> StartRequest:
+    """What the monitor is asked for; ``mountpoints`` is the key of a layer over ``layers``, or empty."""
     return start_request(
         plan,
-        host.images.lowerdirs(layers),
+        [*host.mountpoints.lowerdirs(mountpoints), *host.images.lowerdirs(layers)],
         cgroup_layout.dirs(host.layout, plan.cgroup),
         host.seccomp_program(plan.seccomp, plan.spec["process"]["capabilities"]["bounding"]),
         cgroup_layout.memory_events(host.layout, plan.cgroup),
@@ -191,8 +191,11 @@ def request_of(host: Host, plan: ContainerPlan, layers: tuple[str, ...]) -> Star
 
 
 def mountable_request(host: Host, plan: ContainerPlan, layers: tuple[str, ...]) -> StartRequest:
-    """As ``request_of``; the writable layer's root is as the image's."""
-    request = request_of(host, plan, layers)
+    """As ``request_of``; the writable layer's root is as the image's.
+
+    For the second try it makes its mountpoints itself: no fault of a layer is ever the container's.
+    """
+    request = request_of(host, plan, layers, "")
     take_over_attributes(request["rootfs"]["lowerdirs"][0], request["rootfs"]["upperdir"])
     return request
 
@@ -212,7 +215,9 @@ async def start_init(
     if record.id in pod.prepared:
         pod.prepared.discard(record.id)
         with contextlib.suppress(NotFound):
-            return await pod.monitor.release(record.id, lambda: request_of(host, plan(), record.layers))
+            return await pod.monitor.release(
+                record.id, lambda: request_of(host, plan(), record.layers, record.mountpoints)
+            )
     await discard_prepared(host, record.sandbox_id, record.id)
     return await pod.monitor.start(mountable_request(host, plan(), record.layers))
 

@@ -14,7 +14,8 @@ with the pool drained. What happens meanwhile is counted by what the kernel says
   which all of them go; also one that asks for nothing that exists. What a program sent shows as that program.
 
 What the daemon does a second after a pod has gone, if something holds its namespace open, is not on
-these paths: that second is made long here. The pool makes no new item meanwhile, for the same reason.
+these paths: that second is made long here. The pool makes no new item meanwhile, for the same reason,
+and no layer of mountpoints is made.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from pathlib import Path
 
 import pytest
 
+from cri.mountpoints import MAKE
 from network.names import host_link_name
 from network.netlink import NETLINK_ROUTE, iterate_attributes
 from network.rtnetlink import RTM_DELLINK, RTM_NEWLINK
@@ -150,7 +152,7 @@ def about_links(too_early: bool, kinds: set[int]) -> Iterator[str]:
 @contextlib.contextmanager
 def counting(pool: int, plant: str) -> Iterator[tuple[Daemon, Path]]:
     """A daemon with ``pool`` blank pods that makes no more, and the file of the netlink messages that it sends."""
-    with in_folder(pool=pool, failpoints=f"{FIRST}=hang") as daemon:
+    with in_folder(pool=pool, failpoints=f"{FIRST}=hang;{MAKE}:before=hang") as daemon:
         sent = daemon.folder / "sent"
         daemon.plant = COUNTER.format(path=str(sent)) + plant
         daemon.start()

@@ -74,7 +74,7 @@ class Driven:
         return self._number
 
     def _birth(self, op: str, args: Any) -> tuple[Any, Script | None]:
-        if self.stand_in is not None and op in ("sandbox", "blank", "prepare", "start", "exec"):
+        if self.stand_in is not None and op in ("sandbox", "blank", "prepare", "start", "exec", "make_mountpoints"):
             return _told(op, args), self.stand_in
         held = self.monitor.pod.namespaces
         if op == "sandbox":

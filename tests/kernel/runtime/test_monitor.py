@@ -13,6 +13,7 @@ import pytest
 
 from runtime import channel, monitor
 from runtime.errors import AlreadyExists, FailedPrecondition, HostFault, NotFound, NotSupported
+from runtime.linux.script import Script
 from runtime.loop import Loop
 from runtime.monitor import Monitor
 from runtime.procfs import start_time
@@ -240,3 +241,38 @@ def test_what_ends_it_untimely_is_noted(tmp_path: Path, monkeypatch: pytest.Monk
     made.close()
     near.close()
     assert "MemoryError: none left" in (tmp_path / "monitor.log").read_text()
+
+
+def ending(status: int) -> Script:
+    script = Script()
+    script.call("exit_group", status)
+    return script
+
+
+def test_the_end_of_a_script_that_makes_mountpoints_is_told(tmp_path: Path) -> None:
+    with driven(tmp_path, ending(0)) as pod:
+        assert pod.do("make_mountpoints") == {}
+        pod.stand_in = ending(3)
+        with pytest.raises(HostFault, match="wait status 768") as failed:
+            pod.do("make_mountpoints")
+        assert failed.value.step == "make mountpoints"
+
+
+def test_a_call_that_fails_while_mountpoints_are_made_is_told(tmp_path: Path) -> None:
+    script = Script()
+    script.call("chdir", "/nowhere", object="/nowhere")
+    with driven(tmp_path, script) as pod, pytest.raises(HostFault, match="/nowhere"):
+        pod.do("make_mountpoints")
+
+
+def test_making_mountpoints_does_not_last_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(monitor, "MAKE_SECONDS", 0.05)
+    with driven(tmp_path, SLEEPER) as pod, pytest.raises(HostFault, match="wait status 9"):
+        pod.do("make_mountpoints")
+
+
+def test_no_mountpoints_are_made_for_a_pod_that_is_shut_down(tmp_path: Path) -> None:
+    with driven(tmp_path, ending(0)) as pod:
+        pod.monitor._shut = True
+        with pytest.raises(FailedPrecondition, match="being shut down"):
+            pod.do("make_mountpoints")

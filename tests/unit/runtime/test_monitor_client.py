@@ -18,6 +18,8 @@ from runtime.channel import Message
 from runtime.errors import DeadlineExceeded, HostFault, NotFound, NotSupported, ScriptFailed
 from runtime.linux.spawn import MAGIC
 from runtime.monitor_client import MonitorClient, write_init
+from runtime.mountpoints import plan_mountpoints
+from runtime.spec import Mountpoint, Rootfs
 from tests.descriptors import open_descriptors
 
 T = TypeVar("T")
@@ -296,3 +298,10 @@ async def test_stdin_is_ended_and_a_terminal_resized_by_name(played: Played) -> 
     assert (await played.serve(played.client.close_stdin("one"), {}))[1:] == ("close_stdin", {"container": "one"})
     _, op, args = await played.serve(played.client.resize("one", 80, 24), {})
     assert (op, args) == ("resize", {"container": "one", "width": 80, "height": 24})
+
+
+async def test_mountpoints_are_made_by_a_script(played: Played) -> None:
+    rootfs: Rootfs = {"lowerdirs": ["/l"], "upperdir": "/u", "workdir": "/w", "staging": "/s"}
+    places = [Mountpoint(path="/etc/hosts", kind="file")]
+    _, op, args = await played.serve(played.client.make_mountpoints(rootfs, places), {})
+    assert (op, args, played.scripts) == ("make_mountpoints", {}, [plan_mountpoints(rootfs, places).bytes()])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -57,3 +58,22 @@ def test_no_memfd_is_left_when_sealing_fails(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(OSError, match="refused"):
         files.sealed_memfd("test", b"x")
     assert open_descriptors() == before
+
+
+def test_a_directory_is_known_links_followed_and_what_is_absent_is_not(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(".")
+    os.listdir(tmp_path / "link")  # with that, its time of access is what the kernel wants it to be
+    before = open_descriptors()
+    found = [files.is_known_directory(f"{tmp_path}/{name}") for name in ("", "link", "file", "link/file", "absent")]
+    assert found == [True, True, False, False, None]
+    assert open_descriptors() == before
+
+
+def test_what_the_kernel_would_have_to_look_up_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask(*arguments: object) -> int:
+        ctypes.set_errno(errno.EAGAIN)
+        return -1
+
+    monkeypatch.setattr(files, "_openat2", ask)
+    assert files.is_known_directory("/tmp") is None

@@ -45,10 +45,11 @@ class Pod:
     container: str = ""
 
 
-def prepare(daemon: Daemon, operation: str) -> Pod:
-    """As much of a pod as has to be there before ``operation``."""
+def prepare(daemon: Daemon, operation: str, *, begins_blank: bool = False) -> Pod:
+    """As much of a pod as has to be there before ``operation``; ``begins_blank``: without a port of the
+    host, so that it may be a blank one's."""
     port = api.PortMapping(protocol=api.UDP, container_port=53, host_port=next(HOST_PORTS))
-    pod = Pod(daemon.pod(port_mappings=[port]))
+    pod = Pod(daemon.pod(port_mappings=[] if begins_blank else [port]))
     pod.request.config.linux.resources.CopyFrom(OLD_POD)
     if operation == RUN:
         return pod
@@ -77,8 +78,8 @@ def request_of(operation: str, pod: Pod) -> Any:
     }[operation]
 
 
-def run_case(daemon: Daemon, point: Point, action: str) -> None:
-    pod = prepare(daemon, point.operation)
+def run_case(daemon: Daemon, point: Point, action: str, *, begins_blank: bool = False) -> None:
+    pod = prepare(daemon, point.operation, begins_blank=begins_blank)
     request = request_of(point.operation, pod)
     passed, error = daemon.hits(point.name), None
     if point.trigger:

@@ -43,7 +43,7 @@ def make_blank(daemon: Daemon) -> None:
 def test_a_pod_that_began_blank_leaves_nothing_either(daemon: Daemon, point: Point, action: str) -> None:
     try:
         make_blank(daemon)
-        run_case(daemon, point, action)
+        run_case(daemon, point, action, begins_blank=True)
     except BaseException:
         print(daemon.log_tail())
         raze(daemon)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import shutil
@@ -108,10 +109,12 @@ def diff_id(data: bytes) -> str:
 
 
 def _delete(path: str) -> None:
+    """Also beside another that does the same: a store that was opened again empties the trash of the last."""
     if os.path.isdir(path):
-        shutil.rmtree(path)
+        shutil.rmtree(path, ignore_errors=True)
     else:
-        os.unlink(path)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
 
 
 def _read_all(fd: int) -> bytes:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from cri.state.batch import Job, commit_again, commit_batch
+from cri.state.batch import Delivery, Job, commit_again, commit_batch
 
 
 @pytest.fixture
@@ -76,3 +78,53 @@ def test_what_failed_is_done_once_more_as_if_it_had_not(connection: sqlite3.Conn
     commit_again(connection, batch[:1])
     assert (batch[0].error, batch[0].result) == (None, 1)
     assert batch[1].error is not None and stored(connection) == [1]
+
+
+async def test_callers_hear_of_a_whole_batch_at_once_and_mirrors_before_them() -> None:
+    delivery, loop = Delivery(), asyncio.get_running_loop()
+    good, bad, left = (loop.create_future() for _ in range(3))
+    order: list[str] = []
+    good.add_done_callback(lambda _: order.append("told"))
+    finish_good = delivery.to(good, lambda result: order.append(f"mirrored {result}"))
+    finish_bad = delivery.to(bad, lambda result: order.append("never"))
+    finish_left = delivery.to(left, lambda result: order.append(f"mirrored {result}"))
+    left.cancel()
+
+    def writer() -> None:
+        finish_good(1, None)
+        finish_bad(None, ValueError("no"))
+        finish_left(2, None)
+        delivery.wake()
+
+    thread = threading.Thread(target=writer)
+    thread.start()
+    assert await good == 1
+    with pytest.raises(ValueError, match="no"):
+        await bad
+    thread.join()
+    assert order == ["mirrored 1", "mirrored 2", "told"]
+    delivery.wake()  # there is nothing to be told any more
+
+
+async def test_a_mirror_that_fails_fails_its_caller_and_no_other() -> None:
+    delivery, loop = Delivery(), asyncio.get_running_loop()
+    first, second = loop.create_future(), loop.create_future()
+    delivery.to(first, lambda result: 1 // result)(0, None)
+    delivery.to(second, None)(7, None)
+    delivery.wake()
+    with pytest.raises(ZeroDivisionError):
+        await first
+    assert await second == 7
+
+
+def test_a_loop_that_is_closed_is_told_nothing() -> None:
+    delivery, loop = Delivery(), asyncio.new_event_loop()
+    future: asyncio.Future[int] = loop.create_future()
+    delivery.to(future, None)(1, None)
+    loop.close()
+    delivery.wake()
+    assert not future.done()
+
+
+def test_a_job_without_a_caller_of_its_own_is_finished_quietly() -> None:
+    Job(put(1)).finish(1, None)

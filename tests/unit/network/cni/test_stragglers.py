@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 
 import pytest
 
 from network.cni.stragglers import end_stragglers
 
-OURS, OTHER = "ab" * 32, "cd" * 32
+OURS, OTHER = secrets.token_hex(32), secrets.token_hex(32)
+"""Nobody else's: all processes of the host are looked at, and other tests run beside these."""
 
 
 def sleeper(**environment: str) -> subprocess.Popen[bytes]:
@@ -24,7 +26,7 @@ def test_only_processes_of_our_pods_are_ended() -> None:
         assert (ours.wait(10), twin.wait(10)) == (-9, -9)
         assert [each.poll() for each in others] == [None] * 3
     finally:
-        for each in others:
+        for each in (ours, twin, *others):
             each.kill()
             each.wait()
 

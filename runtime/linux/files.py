@@ -58,6 +58,10 @@ def openat2(dir_fd: int, path: str | bytes, flags: int, resolve: int, mode: int 
     raise libc.failed("openat2", path)
 
 
+_LOOKS = 3
+"""A mount or a rename anywhere on the host that falls into a look makes it useless; three in a row hardly do."""
+
+
 def is_known_directory(path: str) -> bool | None:
     """Whether ``path`` is a directory, links followed, as far as the kernel knows by heart.
 
@@ -65,10 +69,13 @@ def is_known_directory(path: str) -> bool | None:
     RESOLVE_CACHED); there is no such path; or the kernel is older than 5.12.
     """
     how = _OPEN_HOW.pack(os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, 0, RESOLVE_CACHED)
-    found = _openat2(libc.NR_OPENAT2, libc.AT_FDCWD, libc.cstring(path), how, _OPEN_HOW.size)
-    if found >= 0:
-        os.close(found)
-        return True
+    for _ in range(_LOOKS):
+        found = _openat2(libc.NR_OPENAT2, libc.AT_FDCWD, libc.cstring(path), how, _OPEN_HOW.size)
+        if found >= 0:
+            os.close(found)
+            return True
+        if ctypes.get_errno() != errno.EAGAIN:
+            break
     return False if ctypes.get_errno() == errno.ENOTDIR else None
 
 

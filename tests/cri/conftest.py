@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from cri import assembly, intent, mountpoints
+from cri import assembly, intent, mountpoints, spares
 from cri.fsck import fsck
 from cri.settings import Settings
 from cri.state import journal
@@ -90,6 +90,7 @@ async def daemon(new_settings: Callable[[], Settings]) -> AsyncIterator[Crisp]:
         patch.setattr(journal, "FORGET_AFTER", 0.0)
         patch.setattr(intent, "SETTLE_FIRST", 600.0)
         patch.setattr(mountpoints, "DELAY", 0.0)
+        patch.setattr(spares, "QUIET", 0.0)
         started = await start(new_settings(), undo)
         started.host.failpoints.enabled = True
         await started.import_demo_image()

@@ -242,8 +242,15 @@ def _connect(here: Any, name: str, address: str, there: Any, other: str, far: st
     fd = f"/proc/{os.getpid()}/fd/{there.fd}"
     here.ip("link", "add", name, "type", "veth", "peer", "name", other, "netns", fd)
     for netns, link, text in ((here, name, address), (there, other, far)):
+        _let_speak_at_once(netns, link)
         netns.ip("address", "add", text, "dev", link)
         netns.ip("link", "set", link, "up")
+
+
+def _let_speak_at_once(netns: Any, link: str = "default") -> None:
+    """``link`` stands for one that has been there for long: for two seconds a new one looks for others that
+    have its own address (RFC 4862), and sends nothing by it."""
+    assert netns.run("sysctl", "-q", "-w", f"net.ipv6.conf.{link}.accept_dad=0").returncode == 0
 
 
 async def _serve(node: Node, kind: int, family: int, host_ip: str = "") -> tuple[Any, socket.socket]:
@@ -267,6 +274,7 @@ def test_a_host_port_leads_to_the_pod_from_everywhere(
 
     async def test(node: Node) -> None:
         _set_bridge_filter(node.host, filtered)
+        _let_speak_at_once(node.host)
         _, outside = _reach_outside(node)
         other, _ = await node.attach(TWO)
         pod, server = await _serve(node, kind, family)
@@ -779,6 +787,7 @@ def test_somebody_removes_the_bridge_and_flushes_all_tables_and_pods_get_both_ba
 @FAMILIES
 def test_new_subnets_are_for_new_pods_and_the_old_ones_keep_working(run_node: Callable[..., None], family: int) -> None:
     async def test(node: Node) -> None:
+        _let_speak_at_once(node.host)
         one, first = await node.attach(ONE)
         await node.provider.set_subnets(["fd00:92::/64", "10.92.0.0/24"])
         two, second = await node.attach(TWO)

@@ -66,12 +66,39 @@ async def test_a_large_input_and_a_status_are_no_trouble(write: Write) -> None:
     assert (ended.code, ended.output.strip()) == (3, b"1000000")
 
 
-async def test_what_hangs_is_killed_with_its_group_and_its_last_words_are_told(write: Write, tmp_path: Path) -> None:
-    before = open_descriptors()
-    program = write(f"echo waiting >&2; sleep 1000 & echo $! >{tmp_path}/child; wait")
-    with pytest.raises(DeadlineExceeded, match=r"did not end within 0\.5 s; it wrote: waiting"):
-        await run(program, {"PATH": "/bin:/usr/bin"}, b"", 0.5)
-    child = int((tmp_path / "child").read_text())
+class Deadline:
+    """That of a program, which is over when a test says so."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self._made: list[asyncio.Timeout] = []
+        self._real = asyncio.timeout
+        patch.setattr(asyncio, "timeout", self._make)
+
+    def _make(self, seconds: float) -> asyncio.Timeout:
+        self._made.append(self._real(seconds))
+        return self._made[-1]
+
+    async def over_with(self, path: Path, program: str) -> None:
+        """Run ``program`` until there is a line in ``path``, and no longer."""
+        running = asyncio.get_running_loop().create_task(run(program, {"PATH": "/bin:/usr/bin"}, b"", 60))
+        await wait_for_file(path)
+        self._made[0].reschedule(asyncio.get_running_loop().time())
+        await running
+
+
+@pytest.fixture
+def deadline(monkeypatch: pytest.MonkeyPatch) -> Deadline:
+    return Deadline(monkeypatch)
+
+
+async def test_what_hangs_is_killed_with_its_group_and_its_last_words_are_told(
+    write: Write, tmp_path: Path, deadline: Deadline
+) -> None:
+    before, path = open_descriptors(), tmp_path / "child"
+    program = write(f"echo waiting >&2; sleep 1000 & echo $! >{path}; wait")
+    with pytest.raises(DeadlineExceeded, match=r"did not end within 60 s; it wrote: waiting"):
+        await deadline.over_with(path, program)
+    child = int(path.read_text())
     while not is_gone(child):
         await asyncio.sleep(0.01)
     assert open_descriptors() == before
@@ -123,16 +150,16 @@ async def test_what_cannot_be_executed_is_the_hosts_fault(tmp_path: Path, text: 
 
 
 async def test_what_the_kernel_does_not_let_go_is_left_and_reaped_later(
-    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deadline: Deadline
 ) -> None:
     """As if SIGKILL had no effect yet: a program that waits for a device."""
     before = open_descriptors()
     monkeypatch.setattr(plugin, "KILL_SECONDS", 0.01)
     monkeypatch.setattr(os, "killpg", lambda *_: None)
-    program = write(f"echo $$ >{tmp_path}/pid; exec sleep 1000")
+    path = tmp_path / "pid"
     with pytest.raises(DeadlineExceeded):
-        await run(program, {"PATH": "/bin:/usr/bin"}, b"", 0.5)
-    pid = int((tmp_path / "pid").read_text())
+        await deadline.over_with(path, write(f"echo $$ >{path}; exec sleep 1000"))
+    pid = int(path.read_text())
     os.kill(pid, 9)
     while Path(f"/proc/{pid}").exists():
         await asyncio.sleep(0.01)

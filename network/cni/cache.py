@@ -67,7 +67,7 @@ class Cache:
         partial = path.with_suffix(_PARTIAL)
         try:
             if not self._folder.is_dir():
-                self._folder.mkdir(0o700)
+                self._folder.mkdir(0o700, exist_ok=True)  # another pod's first attachment may be at it, too
                 _sync(self._folder.parent)
             with open(partial, "wb", opener=_private) as file:
                 file.write(encode(entry))

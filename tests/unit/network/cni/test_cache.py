@@ -93,3 +93,11 @@ def test_other_files_are_nobodys(tmp_path: Path) -> None:
     for name in ("README", "x.json", f"{ID}.partial", f"{ID}.json~"):
         (tmp_path / "cni" / name).touch()
     assert Cache(tmp_path / "cni").ids() == (ID,)
+
+
+def test_two_that_are_the_first_at_once_are_both_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, answers = Cache(tmp_path / "cni"), iter([False])
+    (tmp_path / "cni").mkdir()  # by the other, after this one has looked
+    monkeypatch.setattr(Path, "is_dir", lambda path: next(answers, True))
+    cache.write(ENTRY)
+    assert cache.ids() == (ID,)

@@ -69,7 +69,7 @@ async def test_one_refused_value_leaves_every_old_value(crisp: Crisp) -> None:
     linux = config.linux.resources
     linux.memory_limit_in_bytes, linux.cpu_shares, linux.cpu_quota, linux.cpu_period = 256 << 20, 512, 50_000, 100_000
     id = await crisp.run(await crisp.run_pod(), config)
-    await crisp.until(lambda: (usage(crisp, id) or 0) > 20 << 20)
+    await crisp.until(lambda: (usage(crisp, id) or 0) > 16 << 20)
     files = [crisp.cgroup_file(id, name) for name in limit_files(crisp)]
     before = [file.read_text() for file in files]
     with pytest.raises(grpc.aio.AioRpcError) as refused:

@@ -8,6 +8,9 @@ else. Two test modules run at a time, in processes forked from this one once pyt
 imported; those with real kernel objects run one after the other, since they look at the
 whole host for leaks. What passed is remembered by content in ``.coverage_alone``.
 
+A test that fails here is shown, but not judged: `make test` runs it again and does that. What
+counts is that the module was covered all the same.
+
 Invariant: exit status 0 only if every module was measured, or its tier named as skipped.
 """
 
@@ -100,22 +103,23 @@ def main() -> int:
 
     began = time.monotonic()
     results = run_all(todo)
-    bad = [result for result in results if result.trouble or result.percent < options.minimum]
+    bad = [result for result in results if result.percent < options.minimum]
+    shown = [result for result in results if result.trouble or result in bad]
     for result in results:
-        if result not in bad:
+        if result not in shown:
             remembered(result.job, support).touch()
-    report(bad, untested, skipped)
+    report(shown, untested, skipped)
     lowest = min((result.percent for result in results), default=100.0)
     took = f"{time.monotonic() - began:.0f} s"
     measured = f"{len(jobs) - len(skipped)} modules, {len(todo)} measured in {took}"
     for result in sorted(results, key=lambda result: -result.took)[: 5 if len(results) > 20 else 0]:
         print(f"slow: {result.took:.1f} s for {result.job.test}")
-    print(f"{measured}, lowest {lowest:.0f} %, {len(bad)} below or failed")
+    print(f"{measured}, lowest {lowest:.0f} %, {len(bad)} below {options.minimum:.0f} %")
     return 1 if bad or untested else 0
 
 
-def report(bad: list[Result], untested: list[Path], skipped: list[Job]) -> None:
-    for result in bad:
+def report(shown: list[Result], untested: list[Path], skipped: list[Job]) -> None:
+    for result in shown:
         print(
             f"{result.job.source}: {result.percent:.0f} % by {result.job.test}; not run: {result.missing or 'nothing'}"
         )

@@ -66,7 +66,7 @@ async def update(host: Host, id: str, change: api.LinuxContainerResources, opera
     async def store(_stages: list[Stage]) -> None:
         told = read_told(host, cgroup, asked)
         if change.oom_score_adj:
-            told.oom_score_adj = read_told_score(record, asked.oom_score_adj)
+            told.oom_score_adj = read_told_score(host, record, cgroup, asked.oom_score_adj)
         await host.store.update_container(id, lambda now: with_resources(now, told), end=operation.key)
 
     await intent.carry_out_change(host, operation, plan_steps(host, record, cgroup, change, asked), store)

@@ -161,9 +161,13 @@ def read_told(host: Host, cgroup: str, asked: api.LinuxContainerResources) -> ap
     return told_resources(asked, read_in_force(plan_update(asked), host.layout, cgroup))
 
 
-def read_told_score(record: ContainerRecord, asked: int) -> int:
-    """The OOM score that a container's first process has where ``asked`` was asked for."""
-    score = read_oom_score_adj(record.pid) if record.pid else None
+def read_told_score(host: Host, record: ContainerRecord, cgroup: str, asked: int) -> int:
+    """The OOM score that a container's first process has where ``asked`` was asked for.
+
+    One that has ended keeps the score that it had until it is waited for: it is not asked.
+    """
+    alive = record.pid in tree.procs(host.layout, cgroup)
+    score = read_oom_score_adj(record.pid) if alive else None
     return asked if score is None else score
 
 

@@ -60,7 +60,9 @@ async def remove(crisp: Crisp, id: str) -> None:
 
 
 @pytest.fixture(autouse=True)
-def none_is_left_of_other_tests(crisp: Crisp) -> None:
+async def none_is_left_of_other_tests(crisp: Crisp) -> None:
+    """Nor is one still to be made for them, for a pod that is gone by then."""
+    await crisp.end_of_tasks()
     for each in list(crisp.host.mountpoints._kept):
         crisp.host.mountpoints._discard(each)
     crisp.host.mountpoints._failed.clear()

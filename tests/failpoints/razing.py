@@ -11,11 +11,10 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-import time
 from pathlib import Path
 
 from runtime.linux import mount
-from tests.failpoints.serving import Daemon
+from tests.failpoints.serving import Daemon, wait_for
 from tests.failpoints.truth import cgroups_of, links_of, monitors_of, mounts_below
 
 
@@ -27,10 +26,7 @@ def raze(daemon: Daemon) -> None:
     for pid in monitors_of(daemon):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    for _ in range(100):
-        if not remove_cgroups(daemon):
-            break
-        time.sleep(0.02)
+    wait_for(lambda: not remove_cgroups(daemon), "the cgroups to be gone")
     clear_state(daemon)
     shutil.rmtree(daemon.root / "containers")
     forget_records(daemon.root)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,9 @@ from cri.plan.resources import plan_update
 from cri.plan.sandbox import SandboxPlan
 from cri.rpc.container_update import plan_steps
 from cri.state.records import ContainerRecord
-from cri.steps.limits import LimitStep, SetContainerLimits, SetOomScore, SetPodLimits, plan_change
+from cri.steps.limits import LimitStep, SetContainerLimits, SetOomScore, SetPodLimits, plan_change, read_told_score
 from proto import api_pb2 as api
+from runtime.cgroups import tree
 from runtime.cgroups.in_force import read_current
 from runtime.cgroups.resources import LimitPlan, plan_writes
 from runtime.errors import FailedPrecondition, InvalidArgument
@@ -102,6 +105,21 @@ async def test_where_a_pods_old_limits_are_below_the_use_the_new_ones_are_in_for
     assert step.describe() and read_current(crisp.host.layout, cgroup).memory_limit == 256 * MIB
     stored = api.PodSandboxConfig.FromString(crisp.host.store.sandboxes.get(sandbox).config)
     assert stored.linux.resources == NEW
+
+
+async def test_the_score_of_a_process_that_has_ended_is_not_told(crisp: Crisp) -> None:
+    record = await container(crisp)
+    cgroup = decode(record.plan, ContainerPlan).cgroup
+    assert read_told_score(crisp.host, record, cgroup, 123) == 300
+    monitor = crisp.host.pods[record.sandbox_id].monitor.pid
+    os.kill(monitor, signal.SIGSTOP)  # so that it is not waited for
+    try:
+        os.kill(record.pid, signal.SIGKILL)
+        await crisp.until(lambda: record.pid not in tree.procs(crisp.host.layout, cgroup))
+        assert score(record) == 300
+        assert read_told_score(crisp.host, record, cgroup, 123) == 123
+    finally:
+        os.kill(monitor, signal.SIGCONT)
 
 
 async def test_what_the_kernel_refuses_is_a_fault_of_the_request(crisp: Crisp) -> None:

@@ -8,6 +8,7 @@ import functools
 import itertools
 import os
 import tempfile
+import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -226,10 +227,11 @@ class Crisp:
         return Path(api.PodSandboxConfig.FromString(pod.config).log_directory) / config.log_path
 
     async def until(self, holds: Callable[[], bool], seconds: float = 30) -> None:
-        """Wait for a condition; a test that waits in vain fails."""
-        async with asyncio.timeout(seconds):
-            while not holds():
-                await asyncio.sleep(0.005)
+        """Wait for a condition; a test that waits in vain fails, and says what goes on."""
+        end = time.monotonic() + seconds
+        while not holds():
+            assert time.monotonic() < end, f"waited {seconds:g} s in vain beside {self.host.tasks.names()}"
+            await asyncio.sleep(0.005)
 
     async def at_once(self, point: str, requests: Sequence[Coroutine[Any, Any, str]]) -> list[str]:
         """The answers of identical ``requests`` that all arrived before the first was carried

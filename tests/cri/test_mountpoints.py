@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 import pytest
+import pytest_asyncio
 
 from cri import mountpoints
 from cri.demo_image import Entry
@@ -59,7 +60,7 @@ async def remove(crisp: Crisp, id: str) -> None:
     await crisp.runtime.RemoveContainer(api.RemoveContainerRequest(container_id=id))
 
 
-@pytest.fixture(autouse=True)
+@pytest_asyncio.fixture(autouse=True, loop_scope="module")
 async def none_is_left_of_other_tests(crisp: Crisp) -> None:
     """Nor is one still to be made for them, for a pod that is gone by then."""
     await crisp.end_of_tasks()

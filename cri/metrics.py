@@ -71,6 +71,9 @@ class Metrics:
             rpc: Histogram(name, f"As containerd: {rpc}.", ["runtime"], buckets=GO_BUCKETS, registry=self.registry)
             for rpc, name in CONTAINERD_TIMERS.items()
         }
+        # Finding these by their labels takes longer than counting.
+        self._of_operations: dict[tuple[str, str], tuple[Counter, list[Histogram]]] = {}
+        self._of_stages: dict[tuple[str, str], Histogram] = {}
         self._states: dict[str, Count] = {}
         self._usage: Callable[[], bytes] = bytes
         self.registry.register(States(self._states))
@@ -81,13 +84,21 @@ class Metrics:
 
     def operation(self, rpc: str, code: str, seconds: float) -> None:
         """One RPC was answered; ``code`` is the name of its gRPC status."""
-        self._operations.labels(rpc, code).inc()
-        self._durations.labels(rpc).observe(seconds)
-        if code == "OK" and rpc in self._timers:
-            self._timers[rpc].labels("crisp").observe(seconds)
+        children = self._of_operations.get((rpc, code))
+        if children is None:
+            timers = [self._timers[rpc].labels("crisp")] if code == "OK" and rpc in self._timers else []
+            children = self._operations.labels(rpc, code), [self._durations.labels(rpc), *timers]
+            self._of_operations[rpc, code] = children
+        count, durations = children
+        count.inc()
+        for each in durations:
+            each.observe(seconds)
 
     def stage(self, operation: str, stage: str, seconds: float) -> None:
-        self._stages.labels(operation, stage).observe(seconds)
+        child = self._of_stages.get((operation, stage))
+        if child is None:
+            child = self._of_stages[operation, stage] = self._stages.labels(operation, stage)
+        child.observe(seconds)
 
     def pulled(self, success: bool, size: int) -> None:
         """An image pull ended after ``size`` bytes of blobs."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable
 from typing import Any
 
 from runtime.linux.script import Script
@@ -38,7 +38,6 @@ _IDS = (
 )
 # JSON never has it: what is so in a request is written \u007f.
 _MARK = "\x7f"
-_NO_SLASH = re.compile("[^/]")
 _MARKABLE = re.compile(r"/?[-_.a-zA-Z0-9]{2}[-_./a-zA-Z0-9]*")
 _NUMBERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
@@ -47,7 +46,8 @@ class Templates:
     """The last ``KEPT`` scripts."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[Hashable, str], bytes] = OrderedDict()
+        self._kept: OrderedDict[tuple[Hashable, str], list[bytes]] = OrderedDict()
+        """In pieces: text, a mark, text, and so on."""
 
     def script(self, fixed: Hashable, request: Any, write: Callable[[Any], Script], names: Iterable[str] = ()) -> bytes:
         """The bytes of ``write(request)``, which is pure; ``request`` is plain JSON.
@@ -66,17 +66,19 @@ class Templates:
             return write(request).bytes()
         template = self._kept.get((fixed, marked))
         if template is None:
-            template = self._write(marked, write)
-            if template is None:
+            written = self._write(marked, write)
+            if written is None:
                 return write(request).bytes()
+            template = _split(written, marks.values())
             self._kept[fixed, marked] = template
             if len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
         else:
             self._kept.move_to_end((fixed, marked))
-        for id, mark in marks.items():
-            template = template.replace(mark.encode(), id.encode())
-        return template
+        ids = {mark.encode(): id.encode() for id, mark in marks.items()}
+        pieces = template.copy()
+        pieces[1::2] = [ids[mark] for mark in template[1::2]]
+        return b"".join(pieces)
 
     def _write(self, marked: str, write: Callable[[Any], Script]) -> bytes | None:
         """None if it is refused; the words of that are those of the request itself."""
@@ -84,6 +86,12 @@ class Templates:
             return write(json.loads(marked)).bytes()
         except Exception:  # noqa: BLE001 - raised again by whoever asks
             return None
+
+
+def _split(written: bytes, marks: Collection[str]) -> list[bytes]:
+    if not marks:
+        return [written]
+    return re.split(b"(%b)" % b"|".join(re.escape(mark.encode()) for mark in marks), written)
 
 
 def _marked(text: str, names: Iterable[str]) -> tuple[str, dict[str, str] | None]:
@@ -94,7 +102,8 @@ def _marked(text: str, names: Iterable[str]) -> tuple[str, dict[str, str] | None
         if id not in marks:
             number = _NUMBERS[len(marks) % len(_NUMBERS)]
             # Slashes stay: how deep a path is may decide something.
-            marks[id] = _NO_SLASH.sub(_MARK, id).replace(_MARK * 2, _MARK + number, 1)
+            masked = "/".join([_MARK * len(part) for part in id.split("/")])
+            marks[id] = masked.replace(_MARK * 2, _MARK + number, 1)
         return marks[id]
 
     if "\\u007f" in text:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 from cri.cli.options import add_common, add_serving, read_settings
+
+UMASK = 0o022
+"""Containers look from inside at directories that the daemon makes, their cgroups for example."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -17,6 +21,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT. SIGHUP reads the same file and flags again."""
     settings = read_settings(args)
+    os.umask(UMASK)
     from cri import logs
 
     logs.configure(settings.log_level)

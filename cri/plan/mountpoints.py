@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Sequence
 
 from cri.plan.container import ContainerPlan
-from cri.plan.paths import clean, is_below
+from cri.plan.paths import clean
 from runtime.spec import Mount, Mountpoint
 
 MOST_LAYERS = 100
@@ -32,7 +32,7 @@ def plan_mountpoints(plan: ContainerPlan, is_directory: Callable[[str], bool | N
     if plan.volumes:
         return None
     found: list[Mountpoint] = []
-    covered: list[str] = []
+    covered: set[str] = set()
     for mount in plan.spec["mounts"]:
         path = clean(mount["destination"])
         if _is_covered(path, covered):
@@ -41,7 +41,7 @@ def plan_mountpoints(plan: ContainerPlan, is_directory: Callable[[str], bool | N
         if kind is None or path == "/":
             return None
         found.append(Mountpoint(path=path, kind=kind))
-        covered.append(path)
+        covered.add(path)
     cwd = plan.spec["process"]["cwd"]
     if ".." in cwd.split("/"):  # it may lead out of a mount again
         return None
@@ -60,8 +60,13 @@ def chain_of(key: str) -> str:
     return key.partition(".")[0]
 
 
-def _is_covered(path: str, covered: Sequence[str]) -> bool:
-    return any(path == other or is_below(path, other) for other in covered)
+def _is_covered(path: str, covered: set[str]) -> bool:
+    """Whether the cleaned ``path`` or one above it is among them."""
+    while path != "/":
+        if path in covered:
+            return True
+        path = path.rpartition("/")[0] or "/"
+    return "/" in covered
 
 
 def _kind_of(mount: Mount, path: str, is_directory: Callable[[str], bool | None]) -> str | None:

@@ -53,14 +53,16 @@ def plan_devices(
         FailedPrecondition: the host can restrict devices in neither way.
     """
     restricting = list(rules or ())
-    for rule in restricting:
-        _check(rule)
+    if rules != DEFAULT_RULES:
+        for rule in restricting:
+            _check(rule)
     while restricting and restricting[0]["allow"] and _is_all(restricting[0]):
         del restricting[0]
     if not restricting:
         return (), None
     if layout.root("devices") is not None:
-        return tuple(_v1_write(rule) for rule in restricting), None
+        writes = _DEFAULT_WRITES if rules == DEFAULT_RULES else tuple(map(_v1_write, restricting))
+        return writes, None
     if layout.v2 is not None:
         return (), tuple(restricting)
     raise FailedPrecondition("the host can restrict devices neither by v1 nor by v2", step="plan the device rules")
@@ -88,3 +90,6 @@ def _check(rule: DeviceRule) -> None:
     if kind == "a" and not _is_all(rule):
         # The v1 controller takes "a" for everything and would ignore the rest of the rule.
         raise InvalidArgument(f"a rule for all types must be for all numbers and accesses: {rule!r}")
+
+
+_DEFAULT_WRITES = tuple(map(_v1_write, DEFAULT_RULES))

@@ -76,7 +76,7 @@ def kill(dirs: CgroupDirs) -> None:
     killed = dirs["v2"] is not None and _kill_v2(dirs["v2"])
     freezer = next((path for path in dirs["v1"] if os.path.exists(f"{path}/freezer.state")), None)
     if freezer is None:
-        if not killed and dirs["v2"] is None and dirs["v1"]:
+        if dirs["v1"] and _is_one_cgroup(dirs):
             _signal_all(dirs["v1"][0])
         return
     if killed:
@@ -120,6 +120,11 @@ def oom_kills(path: str) -> int:
         if key == b"oom_kill":
             return int(value)
     return 0
+
+
+def _is_one_cgroup(dirs: CgroupDirs) -> bool:
+    """False for an exec that has a directory of its own in v2 alone: what is in v1 is the container's."""
+    return dirs["v2"] is None or os.path.basename(dirs["v1"][0]) == os.path.basename(dirs["v2"])
 
 
 def _kill_v2(directory: str) -> bool:

@@ -24,7 +24,8 @@ from runtime.spec import CgroupDirs
 _COMPUTE = ("cpu", "cpuacct", "cpuset", "memory", "hugetlb", "pids", "rdma", "misc")
 _CONTROL = ("blkio", "devices", "freezer", "net_cls", "net_prio", "perf_event")
 CONTROLLERS = frozenset((*_COMPUTE, *_CONTROL))
-"""v1 controllers whose hierarchies get a directory; a named hierarchy (name=systemd) does too."""
+"""v1 controllers whose hierarchies get a directory; a named hierarchy (name=systemd) does too.
+But see ``needed``."""
 
 _COMPONENT_MAX = 255
 _ESCAPE = re.compile(r"\\([0-7]{3})")
@@ -91,7 +92,7 @@ def detect(proc_root: str = "/proc", sys_root: str = "/sys") -> Layout:
     offered = _read(f"{layout.v2}/cgroup.controllers", missing="").split() if layout.v2 else []
     return Layout(
         layout.kind,
-        layout.v1,
+        needed(layout, os.uname().release),
         layout.v2,
         frozenset(offered),
         layout.own_v2,
@@ -126,6 +127,22 @@ def parse(mountinfo: str, cgroups: str, own: str, swaps: str = "") -> Layout:
     kind = Kind.V2 if not v1 else Kind.HYBRID if v2 else Kind.V1
     swap = len(swaps.splitlines()) > 1
     return Layout(kind, tuple(v1.values()), v2, frozenset(), own_paths.get("", "/"), swap, frozenset())
+
+
+def needed(layout: Layout, release: str) -> tuple[Hierarchy, ...]:
+    """The v1 trees that have something to give beside the v2 tree: all but the freezer and named ones.
+
+    Each tree costs a container a directory, a move into it and a mount. v2 kills and freezes by
+    itself (``cgroup.kill`` from Linux 5.14), and it is there that systemd follows processes.
+    """
+    version = re.match(r"(\d+)\.(\d+)", release)
+    if layout.v2 is None or version is None or (int(version[1]), int(version[2])) < (5, 14):
+        return layout.v1
+    return tuple(each for each in layout.v1 if not all(_is_in_v2(name) for name in each.controllers))
+
+
+def _is_in_v2(controller: str) -> bool:
+    return controller == "freezer" or controller.startswith("name=")
 
 
 def validate(cgroup_path: str) -> str:

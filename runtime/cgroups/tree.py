@@ -182,7 +182,10 @@ def _make_path(mount: str, cgroup_path: str, owner: str, made: list[str]) -> Non
 
 
 def _mkdir(path: str, owner: str, made: list[str]) -> None:
-    """Make one directory and mark it; one that is there stays as it is."""
+    """Make one directory and mark it; one that is there stays as it is.
+
+    The container looks at it from inside: the daemon's umask allows that (``cri.cli.serve``).
+    """
     try:
         os.mkdir(path, 0o755)
     except FileExistsError:
@@ -191,7 +194,6 @@ def _mkdir(path: str, owner: str, made: list[str]) -> None:
         raise HostFault(step=_MAKE, object=path, call="mkdir", errno=error.errno or 0) from error
     made.append(path)
     try:
-        os.chmod(path, 0o755)  # whatever the daemon's umask: the container looks at it from inside
         os.setxattr(path, MARK, owner.encode())
     except OSError as error:
         if error.errno not in (errno.EOPNOTSUPP, errno.EPERM, errno.ENOENT):
@@ -199,19 +201,24 @@ def _mkdir(path: str, owner: str, made: list[str]) -> None:
 
 
 def _fill_cpuset(mount: str, cgroup_path: str, made: list[str]) -> None:
-    """Copy ``cpuset.cpus`` and ``cpuset.mems`` down from the nearest ancestor that has them."""
+    """Copy ``cpuset.cpus`` and ``cpuset.mems`` down from the nearest ancestor that has them.
+
+    The kernel does it itself for what is made below the ancestors that are made here, several times faster.
+    """
     for name in ("cpuset.cpus", "cpuset.mems"):
         empty: list[str] = []
         path, value = cgroup_path, ""
         while True:
-            fresh = mount + path in made  # known to be empty
-            value = "" if fresh else files.read(f"{mount}{path}/{name}", _MAKE).strip()
+            value = files.read(f"{mount}{path}/{name}", _MAKE).strip()
             if value or not path:
                 break
             empty.append(path)
             path = path.rpartition("/")[0]
         for path in reversed(empty):
             files.write(f"{mount}{path}/{name}", value, _MAKE)
+    for path in made:
+        if path.startswith(f"{mount}/") and path != mount + cgroup_path:
+            files.write(f"{path}/cgroup.clone_children", "1", _MAKE)
 
 
 def _use_hierarchy(directories: list[str]) -> None:

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from runtime.cgroups import kill
-from runtime.cgroups.layout import Kind, detect, dirs
+from runtime.cgroups.layout import Kind, dirs, parse
 from runtime.spec import CgroupDirs
 from tests.kernel.runtime.cgroups.processes import cgroup, ended_by, living_in, wait_for
 
-LAYOUT = detect()
+LAYOUT = parse(*(Path(f"/proc/{file}").read_text() for file in ("self/mountinfo", "cgroups", "self/cgroup")))
+"""With the v1 trees that no container needs beside v2."""
 
 needs_v1 = pytest.mark.skipif(LAYOUT.root("freezer") is None or not LAYOUT.v1, reason="no cgroup v1 freezer")
 needs_v2 = pytest.mark.skipif(LAYOUT.v2 is None, reason="no cgroup v2 tree")
@@ -92,10 +93,24 @@ def test_what_somebody_has_frozen_in_v1_is_thawed_for_the_kill_in_v2(found: Cgro
 
 
 @needs_hybrid
-def test_a_process_in_v1_alone_is_killed_on_a_hybrid_host(found: CgroupDirs) -> None:
+@pytest.mark.parametrize("freezer", [True, False])
+def test_a_process_in_v1_alone_is_killed_on_a_hybrid_host(found: CgroupDirs, freezer: bool) -> None:
+    if not freezer:
+        found["v1"] = [path for path in found["v1"] if not os.path.exists(f"{path}/freezer.state")]
     with living_in(v1_of(found)) as pid:
         kill.kill(found)
         assert ended_by(pid) == signal.SIGKILL
+
+
+@needs_hybrid
+def test_an_exec_that_is_by_itself_in_v2_alone_does_not_take_its_container_along(found: CgroupDirs) -> None:
+    os.mkdir(f"{found['v2']}/exec-1")
+    others = [path for path in found["v1"] if not os.path.exists(f"{path}/freezer.state")]
+    own: CgroupDirs = {"v1": others, "v2": f"{found['v2']}/exec-1"}
+    with living_in(found) as container, living_in(own) as pid:
+        kill.kill(own)
+        assert ended_by(pid) == signal.SIGKILL
+        assert os.waitpid(container, os.WNOHANG) == (0, 0)
 
 
 @needs_v1

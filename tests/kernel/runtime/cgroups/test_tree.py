@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.cgroups import tree
+from runtime.cgroups import files, tree
 from runtime.cgroups.layout import Hierarchy, Kind, Layout, detect, dirs
 from runtime.errors import HostFault, InvalidArgument
 from tests.kernel.runtime.cgroups.processes import cgroup, living_in
@@ -43,15 +43,6 @@ def test_a_cgroup_is_made_in_every_tree_and_removed_again(path: str) -> None:
     assert tree.remove(LAYOUT, path)
     assert not any(map(os.path.exists, everywhere(path)))
     assert tree.remove(LAYOUT, path)
-
-
-def test_the_container_can_look_at_it_whatever_the_umask(path: str) -> None:
-    before = os.umask(0o077)
-    try:
-        tree.create(LAYOUT, path, "")
-    finally:
-        os.umask(before)
-    assert {os.stat(directory).st_mode & 0o777 for directory in everywhere(path)} == {0o755}
 
 
 def test_missing_ancestors_go_with_the_last_cgroup_below_them(path: str) -> None:
@@ -96,6 +87,21 @@ def test_a_new_cpuset_has_its_parents_processors(path: str) -> None:
         expected = Path(f"{mount}/{name}").read_text()
         assert expected.strip()
         assert [Path(f"{mount}{path}{below}/{name}").read_text() for below in ("", "/a", "/a/b")] == [expected] * 3
+
+
+@needs_v1
+def test_the_next_cpuset_in_an_ancestor_of_ours_gets_its_processors_from_the_kernel(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mount = LAYOUT.root("cpuset")
+    if mount is None or LAYOUT.is_v2("cpuset"):
+        pytest.skip("no cgroup v1 cpuset controller")
+    tree.create(LAYOUT, f"{path}/a", "x")
+    Path(f"{mount}{path}/a/cpuset.cpus").write_text("0")
+    Path(f"{mount}{path}/cpuset.cpus").write_text("0")
+    monkeypatch.setattr(files, "write", None)
+    tree.create(LAYOUT, f"{path}/b", "y")
+    assert Path(f"{mount}{path}/b/cpuset.cpus").read_text() == "0\n"
 
 
 def test_a_failure_leaves_nothing(path: str) -> None:

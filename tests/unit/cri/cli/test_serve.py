@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +37,16 @@ def test_the_daemon_gets_the_settings_and_its_status_is_ours(daemon: Any, crisp:
     level, (settings, _) = daemon.calls
     assert level == "debug"
     assert settings.metrics == ""
+
+
+def test_whatever_the_umask_containers_can_look_at_what_the_daemon_makes(
+    daemon: Any, crisp: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = os.umask(0o077)
+    try:
+        crisp("serve", "--metrics=")
+    finally:
+        assert os.umask(before) == 0o022
 
 
 def test_a_reload_reads_the_same_file_again(daemon: Any, crisp: Callable[..., int], tmp_path: Path) -> None:

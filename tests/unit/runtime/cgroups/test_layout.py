@@ -14,6 +14,7 @@ from runtime.cgroups.layout import (
     dirs,
     exec_dirs,
     memory_events,
+    needed,
     page_size,
     parse,
     validate,
@@ -95,6 +96,18 @@ def test_an_exec_has_only_its_freezer_and_its_v2_directory_to_itself() -> None:
         ],
         "v2": "/sys/fs/cgroup/unified/p/c/exec-1",
     }
+
+
+def test_beside_v2_the_trees_that_it_replaces_are_not_needed() -> None:
+    controllers = [each.controllers for each in needed(hybrid(), "6.1.0-18-amd64")]
+    assert controllers == [("cpu", "cpuacct"), ("memory",)]
+    both = parse(V1_MOUNTS.replace("rw,freezer", "rw,freezer,pids") + UNIFIED, CGROUPS, OWN_V1)
+    assert ("freezer", "pids") in [each.controllers for each in needed(both, "6.1.0")]
+
+
+def test_without_v2_or_its_kill_all_trees_are_needed() -> None:
+    assert needed(v1(), "6.1.0") == v1().v1
+    assert needed(hybrid(), "5.10.0-28") == needed(hybrid(), "?") == hybrid().v1
 
 
 def test_a_bind_mount_of_a_part_of_a_hierarchy_does_not_hide_its_root() -> None:

@@ -62,7 +62,7 @@ def create(layout: Layout, cgroup_path: str, owner: str) -> bool:
         for hierarchy in layout.v1:
             _make_path(hierarchy.mount, cgroup_path, owner, made)
             if "cpuset" in hierarchy.controllers:
-                _fill_cpuset(hierarchy.mount, cgroup_path, made)
+                _fill_cpuset(hierarchy.mount, cgroup_path)
             if "memory" in hierarchy.controllers:
                 _use_hierarchy([path for path in made if path.startswith(hierarchy.mount + "/")])
         if layout.v2 is not None:
@@ -200,11 +200,12 @@ def _mkdir(path: str, owner: str, made: list[str]) -> None:
             raise HostFault(step="mark the cgroup", object=path, call="setxattr", errno=error.errno or 0) from error
 
 
-def _fill_cpuset(mount: str, cgroup_path: str, made: list[str]) -> None:
+def _fill_cpuset(mount: str, cgroup_path: str) -> None:
     """Copy ``cpuset.cpus`` and ``cpuset.mems`` down from the nearest ancestor that has them.
 
-    The kernel does it itself for what is made below the ancestors that are made here, several times faster.
+    Where that was needed, the kernel does it itself for the next cgroup beside it, several times faster.
     """
+    filled: set[str] = set()
     for name in ("cpuset.cpus", "cpuset.mems"):
         empty: list[str] = []
         path, value = cgroup_path, ""
@@ -216,9 +217,9 @@ def _fill_cpuset(mount: str, cgroup_path: str, made: list[str]) -> None:
             path = path.rpartition("/")[0]
         for path in reversed(empty):
             files.write(f"{mount}{path}/{name}", value, _MAKE)
-    for path in made:
-        if path.startswith(f"{mount}/") and path != mount + cgroup_path:
-            files.write(f"{path}/cgroup.clone_children", "1", _MAKE)
+        filled.update(empty)
+    for parent in {path.rpartition("/")[0] for path in filled} - {""}:
+        files.write(f"{mount}{parent}/cgroup.clone_children", "1", _MAKE)
 
 
 def _use_hierarchy(directories: list[str]) -> None:

@@ -10,6 +10,7 @@ gave differ between the requests of two endpoints.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import shutil
 from collections.abc import Iterator
@@ -36,7 +37,9 @@ class Workload:
     def __init__(self, image: str, folder: Path) -> None:
         self.image = image
         self.folder = folder
-        self._layout = layout.detect()
+        texts = (Path(f"/proc/{name}").read_text() for name in ("self/mountinfo", "cgroups", "self/cgroup"))
+        # Kubelet has a pod's cgroup in every tree, also in those that crisp does not need.
+        self._layout = dataclasses.replace(layout.detect(), v1=layout.parse(*texts).v1)
         self._parent = f"/crisp-bench-{os.getpid()}"
         for name in ("hosts", "termination-log"):
             (folder / name).write_text("127.0.0.1 localhost\n")
@@ -54,6 +57,8 @@ class Workload:
         """What kubelet makes before it asks for these pods, and removes after them."""
         for name in names:
             tree.create(self._layout, self.cgroup(name), "bench")
+            if cpuset := self._layout.root("cpuset"):  # kubelet asks for no copies
+                Path(f"{cpuset}{self.cgroup(name)}/cgroup.clone_children").write_text("0")
             self.log(name).parent.mkdir(parents=True)
         try:
             yield

@@ -90,7 +90,7 @@ def test_a_new_cpuset_has_its_parents_processors(path: str) -> None:
 
 
 @needs_v1
-def test_the_next_cpuset_in_an_ancestor_of_ours_gets_its_processors_from_the_kernel(
+def test_the_next_cpuset_beside_one_that_was_filled_gets_its_processors_from_the_kernel(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mount = LAYOUT.root("cpuset")

@@ -6,6 +6,7 @@ process itself stays where it is.
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 
 from runtime.linux import namespaces
 from tests.descriptors import open_descriptors
+from tests.kernel.network.nodes import run_on
 
 T = TypeVar("T")
 
@@ -117,3 +119,9 @@ def host(make_netns: Callable[[], Netns]) -> Netns:
     netns = make_netns()
     netns.ip("link", "set", "lo", "up")
     return netns
+
+
+@pytest.fixture
+def run_node(host: Netns, make_netns: Callable[[], Netns]) -> Callable[..., None]:
+    """Runs a test's coroutine against a node of the built-in provider (``nodes.run_on``)."""
+    return functools.partial(run_on, host, make_netns)

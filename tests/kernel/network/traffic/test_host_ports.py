@@ -1,0 +1,177 @@
+"""Host ports of the built-in provider: which pod gets a packet, and who may have a port."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from network.lease import MemoryLeaseStore
+from network.ports import MemoryPortStore
+from network.provider import PortMapping
+from runtime.errors import FailedPrecondition
+from tests.kernel.network.nodes import (
+    DUAL,
+    NODE_ADDRESSES,
+    ONE,
+    OUTSIDE,
+    SETTINGS,
+    TWO,
+    Node,
+    reach_outside,
+    serve,
+    set_bridge_filter,
+)
+from tests.kernel.network.talk import FAMILIES, KINDS, SECONDS, ask, end, let_speak_at_once, listen, pick
+
+
+@FAMILIES
+@KINDS
+@pytest.mark.parametrize("filtered", ["0", "1"], ids=["bridged frames unseen", "bridged frames filtered"])
+def test_a_host_port_leads_to_the_pod_from_everywhere(
+    run_node: Callable[..., None], kind: int, family: int, filtered: str
+) -> None:
+    """Whoever is answered through the node keeps his address; who would be answered past it does not.
+
+    Where iptables sees bridged frames (br_netfilter), what a pod sends to itself stays on the bridge.
+    """
+
+    async def test(node: Node) -> None:
+        set_bridge_filter(node.host, filtered)
+        let_speak_at_once(node.host)
+        _, outside = reach_outside(node)
+        other, _ = await node.attach(TWO)
+        pod, server = await serve(node, kind, family)
+        gateway, here, beyond = (pick(pair, family) for pair in (("10.91.0.1", "fd00:91::1"), NODE_ADDRESSES, OUTSIDE))
+        try:
+            assert ask(outside, here, server, kind, 8080) == beyond
+            assert ask(node.host, here, server, kind, 8080) == here
+            assert ask(pod, here, server, kind, 8080) == gateway
+            assert ask(other, here, server, kind, 8080) == gateway
+            if family == socket.AF_INET:
+                assert ask(node.host, "127.0.0.1", server, kind, 8080) == gateway
+            else:
+                with pytest.raises(ConnectionRefusedError):
+                    ask(node.host, "::1", server, kind, 8080)
+            await node.provider.detach(ONE)
+            assert not node.table_mentions("8080")
+        finally:
+            end(server)
+
+    run_node(test, DUAL)
+
+
+def test_of_two_ports_the_one_with_an_address_counts_there(run_node: Callable[..., None]) -> None:
+    async def test(node: Node) -> None:
+        pod = node.make_netns()
+        first, second = listen(pod), listen(pod)
+        try:
+            mappings = [
+                PortMapping("tcp", 8080, first.getsockname()[1], ""),
+                PortMapping("tcp", 8080, second.getsockname()[1], "127.0.0.1"),
+            ]
+            await node.attach(ONE, pod, *mappings)
+            end(first)
+            assert ask(node.host, "127.0.0.1", second, port=8080) == "10.91.0.1"
+            with pytest.raises(ConnectionRefusedError):
+                ask(node.host, "10.91.0.1", second, port=8080)
+        finally:
+            end(first)
+            end(second)
+
+    run_node(test)
+
+
+def test_without_loopback_ports_the_loopback_is_the_nodes_own(run_node: Callable[..., None]) -> None:
+    async def test(node: Node) -> None:
+        _, server = await serve(node, socket.SOCK_STREAM, socket.AF_INET)
+        try:
+            assert node.host.run("cat", "/proc/sys/net/ipv4/conf/crt0/route_localnet").stdout == "0\n"
+            assert ask(node.host, "10.91.0.1", server, port=8080) == "10.91.0.1"
+            with pytest.raises(ConnectionRefusedError):
+                ask(node.host, "127.0.0.1", server, port=8080)
+            with pytest.raises(FailedPrecondition, match=r"tcp 127\.0\.0\.1:80: .*loopback_host_ports is off"):
+                await node.attach(TWO, None, PortMapping("tcp", 80, 80, "127.0.0.1"))
+        finally:
+            end(server)
+
+    run_node(test, replace(SETTINGS, loopback_ports=False))
+
+
+def test_sctp_ports_are_elements_as_the_others_are(run_node: Callable[..., None]) -> None:
+    async def test(node: Node) -> None:
+        await node.attach(ONE, None, PortMapping("sctp", 9899, 80, ""), PortMapping("sctp", 9899, 81, "192.0.2.1"))
+        assert node.table_mentions("sctp . 9899 ")
+        assert node.table_mentions(": 10.91.0.2 . 80") and node.table_mentions("192.0.2.1 . sctp . 9899 ")
+        await node.provider.detach(ONE)
+        assert not node.table_mentions("9899")
+
+    run_node(test)
+
+
+def test_sctp_reaches_the_pod(run_node: Callable[..., None]) -> None:
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP).close()
+    except OSError:
+        pytest.skip("this kernel has no SCTP")
+
+    async def test(node: Node) -> None:
+        pod = node.make_netns()
+        server = pod.do(lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP))
+        client = node.host.do(lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP))
+        with server, client:
+            await node.attach(ONE, pod, PortMapping("sctp", 9899, 9900, ""))
+            server.bind(("", 9900))
+            server.listen()
+            client.settimeout(SECONDS)
+            client.connect(("10.91.0.1", 9899))
+
+    run_node(test)
+
+
+def test_a_port_that_another_pod_has_is_refused_before_anything_is_done(run_node: Callable[..., None]) -> None:
+    async def test(node: Node) -> None:
+        mapping = PortMapping("tcp", 8080, 80, "")
+        async with node.provider.reserve(ONE, [mapping]):
+            with pytest.raises(FailedPrecondition, match=rf"tcp \*:8080: sandbox {ONE} has it"):
+                async with node.provider.reserve(TWO, [mapping]):
+                    pass
+            await node.attach(ONE, None, mapping)
+        before = node.names(), node.elements()
+        with pytest.raises(FailedPrecondition, match=f"sandbox {ONE} has it"):
+            async with node.provider.reserve(TWO, [replace(mapping, host_ip="127.0.0.1")]):
+                pass
+        with pytest.raises(FailedPrecondition, match=f"sandbox {ONE} has it"):
+            await node.attach(TWO, None, mapping)
+        assert (node.names(), node.elements()) == before
+        with pytest.raises(FailedPrecondition, match=r"tcp \[::\]:80: pods have no IPv6 address"):
+            async with node.provider.reserve(TWO, [PortMapping("tcp", 80, 80, "::")]):
+                pass
+        await node.provider.detach(ONE)
+        await node.attach(TWO, None, mapping)
+
+    run_node(test)
+
+
+def test_ports_are_mapped_again_after_a_restart_and_a_flush(run_node: Callable[..., None]) -> None:
+    store, ports = MemoryLeaseStore(), MemoryPortStore()
+    kept: list[tuple[Any, socket.socket]] = []
+
+    async def before(node: Node) -> None:
+        kept.append(await serve(node, socket.SOCK_STREAM, socket.AF_INET))
+
+    async def after(node: Node) -> None:
+        assert node.host.run("nft", "flush", "ruleset").returncode == 0
+        await node.provider.prepare()
+        assert ask(node.host, "127.0.0.1", kept[0][1], port=8080) == "10.91.0.1"
+        with pytest.raises(FailedPrecondition):
+            await node.attach(TWO, None, PortMapping("tcp", 8080, 80, ""))
+
+    run_node(before, SETTINGS, store, ports)
+    try:
+        run_node(after, SETTINGS, store, ports)
+    finally:
+        end(kept[0][1])

@@ -1,6 +1,6 @@
 """What all tests share: the tiers by directory, the leak check, a place for temporary files.
 
-Invariant: a test of ``kernel``, ``cri``, ``failpoints``, ``security`` or ``cluster`` ends with the host as
+Invariant: a test of ``kernel``, ``cri``, ``failpoints``, ``security``, ``cluster`` or ``soak`` ends with the host as
 it was before; ``@pytest.mark.leaks("module")`` moves the check to the end of its module, for
 tests that share a daemon.
 """
@@ -28,7 +28,7 @@ hypothesis.settings.register_profile("default", deadline=None)  # the machine ma
 hypothesis.settings.load_profile("default")
 
 HERE = Path(__file__).resolve().parent
-TIERS_WITH_ROOT = ("kernel", "cri", "failpoints", "security", "cluster")
+TIERS_WITH_ROOT = ("kernel", "cri", "failpoints", "security", "cluster", "soak")
 
 _temporary = ""
 
@@ -68,7 +68,7 @@ def tier_of(path: Path) -> str:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         tier = tier_of(item.path)
-        if tier in ("kernel", "cri", "failpoints", "cluster"):
+        if tier in ("kernel", "cri", "failpoints", "cluster", "soak"):
             item.add_marker(tier)
         if tier in TIERS_WITH_ROOT and os.geteuid() != 0:
             item.add_marker(pytest.mark.skip(reason="needs root: makes real namespaces, mounts and cgroups"))

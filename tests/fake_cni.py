@@ -24,12 +24,27 @@ config = json.loads(sys.stdin.buffer.read())
 call = {"type": name, "command": command, "environment": dict(os.environ), "config": config,
         "group": os.getpgrp() == os.getpid(), "cwd": os.getcwd(),
         "descriptors": sorted(int(fd) for fd in os.listdir("/proc/self/fd"))[:-1]}
-with open(here + "/calls", "a") as file:
-    file.write(json.dumps(call) + "\\n")
 try:
-    how = json.load(open(here + "/behaviour.json")).get(name + " " + command, "")
+    behaviour = json.load(open(here + "/behaviour.json"))
 except FileNotFoundError:
-    how = ""
+    behaviour = {}
+how = behaviour.get(name + " " + command, "")
+if "seed" in behaviour and not how:
+    import hashlib
+    arguments = dict(part.partition("=")[::2] for part in os.environ.get("CNI_ARGS", "").split(";"))
+    ours = ":".join((name, command, arguments.get("K8S_POD_NAME", "")))
+    with open(here + "/tries/" + ours, "ab") as file:
+        file.write(b".")
+        file.flush()
+        key = "%s:%s:%d" % (behaviour["seed"], ours, os.fstat(file.fileno()).st_size)
+    chance = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
+    if chance % behaviour["one in"] == 0:
+        faults = behaviour["faults"].get(command, ["error"])
+        how = faults[chance // behaviour["one in"] % len(faults)]
+with open(here + "/calls", "a") as file:
+    file.write(json.dumps({**call, "how": how}) + "\\n")
+if how == "error before all":
+    sys.exit(3)
 lease = here + "/leases/" + name + "-" + os.environ.get("CNI_CONTAINERID", "")
 if command == "ADD":
     open(lease, "w").close()
@@ -58,7 +73,7 @@ elif how == "leave a child":
     subprocess.Popen(["sleep", "1000"], start_new_session=True)
 elif how == "no address":
     print(json.dumps({"cniVersion": config["cniVersion"], "ips": []}))
-elif how == "":
+elif how in ("", "error after all"):
     if command == "DEL" and os.path.exists(lease):
         os.unlink(lease)
     if command == "GC":
@@ -74,7 +89,15 @@ elif how == "":
         }
         result["cniVersion"] = config["cniVersion"]
         print(json.dumps(result))
+    if how:
+        sys.exit(4)
 """
+
+FAULTS = {
+    "ADD": ["error", "error before all", "error after all", "garbage", "no result", "crash", "no address"],
+    "DEL": ["error", "error before all", "error after all", "crash"],
+}
+"""What goes wrong with :meth:`FakePlugins.fail_by_chance`. A DEL that says nothing wrong has freed all."""
 
 
 class FakePlugins:
@@ -102,8 +125,17 @@ class FakePlugins:
 
     def behave(self, how: Mapping[str, str]) -> None:
         """By plugin and command, such as ``first ADD``; what is not named goes well."""
+        self._behave(dict(how))
+
+    def fail_by_chance(self, seed: int, one_in: int) -> None:
+        """From now on one call of ``one_in`` goes wrong. Which, and how, follows from the seed, the plugin, the
+        command, the pod's name, and how often that was called before."""
+        (self.folder / "tries").mkdir(exist_ok=True)
+        self._behave({"seed": seed, "one in": one_in, "faults": FAULTS})
+
+    def _behave(self, document: dict[str, Any]) -> None:
         partial = self.folder / "behaviour.new"
-        partial.write_text(json.dumps(dict(how)))
+        partial.write_text(json.dumps(document))
         partial.rename(self.folder / "behaviour.json")
 
     def calls(self) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,8 @@ class Daemon:
     ``failpoints`` what it is started with, as in the variable; None is a daemon without any.
     ``plant`` is Python that is executed in it before it begins. With a ``launcher`` it starts
     in half the time, else exactly as an operator's does. ``settings`` are lines of its file;
-    ``metrics`` is where it serves them, ``cni`` are lines of its table of that name, with %s for the folder."""
+    ``metrics`` is where it serves them, ``cni`` are lines of its table of that name, with %s for the folder.
+    ``subnets`` are its own, of 253 pods each, if none are given."""
 
     def __init__(
         self,
@@ -62,10 +63,11 @@ class Daemon:
         settings: str = "",
         metrics: str = "",
         cni: str = "",
+        subnets: Sequence[str] = (),
     ) -> None:
         self.folder, self.root, self.state = folder, folder / "root", folder / "state"
         self.number, self.metrics = next(NETWORKS) % 250, metrics
-        self.subnets = json.dumps([f"10.214.{self.number}.0/24", f"fd00:214:{self.number}::/64"])
+        self.subnets = json.dumps(subnets or [f"10.214.{self.number}.0/24", f"fd00:214:{self.number}::/64"])
         cni = cni.replace("%s", str(folder))
         self.failpoints, self.plant, self.launcher = failpoints, plant, launcher
         self.process: subprocess.Popen[bytes] | Forked | None = None

@@ -7,39 +7,17 @@ plugins leave there by design (their bridge, their chains) ends with it.
 from __future__ import annotations
 
 import json
-import os
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from proto import api_pb2 as api
 from tests.failpoints.serving import Daemon, in_folder, wait_for
 from tests.kernel.network.conftest import Netns
+from tests.reference_cni import PLUGINS, conflist, leases, missing
 
-PLUGINS = os.environ.get("CRISP_CNI_PLUGINS", "/usr/lib/cni")
-VERSION = os.environ.get("CRISP_CNI_VERSION", "1.0.0")
-"""``tests/conformance/cni_programs.py`` names plugins that know a newer one."""
-
-NEEDED = ("bridge", "host-local", "portmap", "tuning")
-
-pytestmark = pytest.mark.skipif(
-    not all(os.path.exists(f"{PLUGINS}/{name}") for name in NEEDED),
-    reason="needs the Debian package containernetworking-plugins",
-)
-
-
-def conflist(folder: Path) -> str:
-    ipam = {
-        "type": "host-local",
-        "dataDir": f"{folder}/leases",
-        "ranges": [[{"subnet": "10.219.0.0/24"}], [{"subnet": "fd00:219::/64"}]],
-        "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
-    }
-    bridge = {"type": "bridge", "bridge": "cni0", "isGateway": True, "ipMasq": True, "ipam": ipam}
-    portmap = {"type": "portmap", "capabilities": {"portMappings": True}, "snat": True}
-    return json.dumps({"cniVersion": VERSION, "name": "ref", "plugins": [bridge, portmap, {"type": "tuning"}]})
+pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 
 
 @pytest.fixture
@@ -62,15 +40,10 @@ def daemon(node: Netns, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
     monkeypatch.setattr(Daemon, "launch", lambda self: node.do(lambda: launch(self)))
     with in_folder(cni=f'bin_dir = "{PLUGINS}"\n') as found:
         (found.folder / "cni").mkdir()
-        (found.folder / "cni" / "10-ref.conflist").write_text(conflist(found.folder))
+        (found.folder / "cni" / "10-ref.conflist").write_text(json.dumps(conflist(found.folder)))
         found.start()
         found.import_demo_image()
         yield found
-
-
-def leases(daemon: Daemon) -> list[str]:
-    folder = daemon.folder / "leases" / "ref"
-    return sorted(name for name in os.listdir(folder) if name[0].isdigit() or ":" in name) if folder.exists() else []
 
 
 def fetch(node: Netns, address: str, port: int) -> bytes:
@@ -97,13 +70,13 @@ def test_a_pod_is_reached_at_its_addresses_and_its_host_port_and_leaves_no_lease
     network = daemon.pod_status(pod).status.network
     addresses = [network.ip, *(each.ip for each in network.additional_ips)]
     assert [each.partition(".")[0].partition(":")[0] for each in addresses] == ["10", "fd00"]
-    assert leases(daemon) == sorted(addresses)
+    assert leases(daemon.folder) == sorted(addresses)
     daemon.run(pod, request, "nc", "-ll", "-p", "80", "-e", "echo", "hello")
     for address in addresses:  # the node's end may not be used before the kernel has looked for doubles
         wait_for(lambda address=address: answers(node, address, 80), f"the pod to answer at {address}")  # type: ignore[misc]
     assert fetch(node, "192.0.2.7", 8080) == b"hello\n"
     daemon.remove_pod(pod)
-    assert leases(daemon) == []
+    assert leases(daemon.folder) == []
     assert "10.219.0" not in node.run("iptables-save").stdout
 
 
@@ -119,10 +92,10 @@ def test_a_daemon_that_is_killed_beside_the_plugins_leaves_no_lease(daemon: Daem
         call = daemon.runtime.RunPodSandbox.future(request)
     assert call.exception() is not None
     daemon.reap()
-    assert len(leases(daemon)) == 2
+    assert len(leases(daemon.folder)) == 2
     daemon.start()
     daemon.remove_pods()
-    wait_for(lambda: not leases(daemon), "the leases to be given back")
+    wait_for(lambda: not leases(daemon.folder), "the leases to be given back")
 
 
 def test_pods_keep_their_network_when_the_node_moves_to_cni_and_back(daemon: Daemon, node: Netns) -> None:
@@ -147,7 +120,7 @@ def test_pods_keep_their_network_when_the_node_moves_to_cni_and_back(daemon: Dae
     daemon.restart()
     for pod in (first, third):
         daemon.remove_pod(pod)
-    assert leases(daemon) == []
+    assert leases(daemon.folder) == []
     assert daemon.fsck() == []
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -43,7 +44,11 @@ class Node:
         pod = pod or self.make_netns()
         with pod.route_socket() as inside:
             request = AttachRequest(
-                sandbox_id=sandbox_id, netns_fd=pod.fd, netlink_fd=inside.fileno(), port_mappings=ports
+                sandbox_id=sandbox_id,
+                netns_fd=pod.fd,
+                netlink_fd=inside.fileno(),
+                netns_path=f"/proc/{os.getpid()}/fd/{pod.fd}",
+                port_mappings=ports,
             )
             return pod, await self.provider.attach(request)
 

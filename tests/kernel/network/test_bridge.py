@@ -27,6 +27,15 @@ from tests.kernel.network.nodes import (
 from tests.kernel.network.talk import FAMILIES, ask, end, let_speak_at_once, listen, pick
 
 
+def test_a_pod_gets_the_next_address_of_each_subnet_and_a_link_with_its_name(run_node: Callable[..., None]) -> None:
+    async def test(node: Node) -> None:
+        (_, first), (_, second) = await node.attach(ONE), await node.attach(TWO)
+        assert first.addresses == ("10.91.0.2", "fd00:91::2") and second.addresses == ("10.91.0.3", "fd00:91::3")
+        assert (first.gateway, first.interface, first.host_interface) == ("10.91.0.1", "eth0", "crp1a1a1a1a1a1a")
+
+    run_node(test, DUAL)
+
+
 def test_attaching_again_gives_the_same_address_and_detaching_again_is_no_fault(run_node: Callable[..., None]) -> None:
     async def test(node: Node) -> None:
         _, first = await node.attach(ONE)
@@ -249,13 +258,38 @@ def test_a_subnet_that_is_wrong_or_taken_leaves_the_old_one_in_use(run_node: Cal
     async def test(node: Node) -> None:
         node.host.ip("link", "add", "br9", "type", "bridge")
         node.host.ip("address", "add", "10.99.0.1/16", "dev", "br9")
+        node.host.ip("link", "set", "br9", "up")
+        node.host.ip("route", "add", "10.98.0.0/16", "via", "10.99.0.9")
         with pytest.raises(InvalidArgument):
             await node.provider.set_subnets(["10.91.0.1/24"])
+        with pytest.raises(FailedPrecondition, match=r"10\.98\.7\.0/24: overlaps with the route 10\.98\.0\.0/16 via"):
+            await node.provider.set_subnets(["10.98.7.0/24"])
         with pytest.raises(FailedPrecondition, match=r"10\.99\.7\.0/24: overlaps with the address 10\.99\.0\.1/16"):
             await node.provider.set_subnets(["10.99.7.0/24"])
         assert (await node.attach(ONE))[1].addresses == ("10.91.0.2",)
 
     run_node(test)
+
+
+def test_a_subnet_that_overlaps_that_of_pods_comes_once_they_are_gone(run_node: Callable[..., None]) -> None:
+    store = MemoryLeaseStore()
+
+    async def before(node: Node) -> None:
+        await node.attach(ONE)
+        with pytest.raises(NetworkNotReady, match=r"10\.91\.0\.0/16: overlaps with 10\.91\.0\.0/24"):
+            await node.provider.set_subnets(["10.91.0.0/16"])
+        assert (await node.attach(TWO))[1].addresses == ("10.91.0.3",)
+
+    async def after(node: Node) -> None:
+        status = await node.provider.status()
+        assert not status.ready and "usable when they are gone" in status.message
+        for sandbox_id in (ONE, TWO):
+            await node.provider.detach(sandbox_id)
+        assert await node.provider.status() == NetworkStatus(True)
+        assert (await node.attach(ONE))[1].addresses == ("10.91.0.2",)
+
+    run_node(before, store=store)
+    run_node(after, replace(SETTINGS, subnets=("10.91.0.0/16",)), store)
 
 
 def test_a_pool_that_is_used_up_is_named(run_node: Callable[..., None]) -> None:

@@ -14,54 +14,13 @@ from network.ports import MemoryPortStore
 from network.provider import PortMapping
 from runtime.errors import FailedPrecondition
 from tests.kernel.network.nodes import (
-    DUAL,
-    NODE_ADDRESSES,
     ONE,
-    OUTSIDE,
     SETTINGS,
     TWO,
     Node,
-    reach_outside,
     serve,
-    set_bridge_filter,
 )
-from tests.kernel.network.talk import FAMILIES, KINDS, SECONDS, ask, end, let_speak_at_once, listen, pick
-
-
-@FAMILIES
-@KINDS
-@pytest.mark.parametrize("filtered", ["0", "1"], ids=["bridged frames unseen", "bridged frames filtered"])
-def test_a_host_port_leads_to_the_pod_from_everywhere(
-    run_node: Callable[..., None], kind: int, family: int, filtered: str
-) -> None:
-    """Whoever is answered through the node keeps his address; who would be answered past it does not.
-
-    Where iptables sees bridged frames (br_netfilter), what a pod sends to itself stays on the bridge.
-    """
-
-    async def test(node: Node) -> None:
-        set_bridge_filter(node.host, filtered)
-        let_speak_at_once(node.host)
-        _, outside = reach_outside(node)
-        other, _ = await node.attach(TWO)
-        pod, server = await serve(node, kind, family)
-        gateway, here, beyond = (pick(pair, family) for pair in (("10.91.0.1", "fd00:91::1"), NODE_ADDRESSES, OUTSIDE))
-        try:
-            assert ask(outside, here, server, kind, 8080) == beyond
-            assert ask(node.host, here, server, kind, 8080) == here
-            assert ask(pod, here, server, kind, 8080) == gateway
-            assert ask(other, here, server, kind, 8080) == gateway
-            if family == socket.AF_INET:
-                assert ask(node.host, "127.0.0.1", server, kind, 8080) == gateway
-            else:
-                with pytest.raises(ConnectionRefusedError):
-                    ask(node.host, "::1", server, kind, 8080)
-            await node.provider.detach(ONE)
-            assert not node.table_mentions("8080")
-        finally:
-            end(server)
-
-    run_node(test, DUAL)
+from tests.kernel.network.talk import SECONDS, ask, end, listen
 
 
 def test_of_two_ports_the_one_with_an_address_counts_there(run_node: Callable[..., None]) -> None:

@@ -16,8 +16,9 @@ import re
 import sqlite3
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -125,15 +126,26 @@ def find_lies(daemon: Daemon) -> list[str]:
 
 
 def list_lies(daemon: Daemon) -> list[str]:
-    lies = [lie for pod in daemon.pods() for lie in lies_about_pod(daemon, pod)]
+    seen = Seen(monitors_of(daemon), mounts_below(daemon.state), masqueraded(daemon))
+    lies = [lie for pod in daemon.pods() for lie in lies_about_pod(daemon, pod, seen)]
     lies += [lie for container in daemon.containers() for lie in lies_about_container(daemon, container)]
     known = {pod.id for pod in daemon.pods()}
-    return lies + [f"monitor {pid} of {id}" for pid, id in monitors_of(daemon).items() if id not in known]
+    return lies + [f"monitor {pid} of {id}" for pid, id in seen.monitors.items() if id not in known]
 
 
-def lies_about_pod(daemon: Daemon, pod: api.PodSandbox) -> Iterator[str]:
-    info: dict[str, Any] = json.loads(daemon.pod_status(pod.id).info["info"])
-    plan, monitors = info["plan"], monitors_of(daemon)
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What one look at the host shows of all pods: monitors by pid, mounts, addresses in nftables."""
+
+    monitors: Mapping[int, str]
+    mounts: Collection[str]
+    addresses: Collection[str]
+
+
+def lies_about_pod(daemon: Daemon, pod: api.PodSandbox, seen: Seen) -> Iterator[str]:
+    answer = daemon.pod_status(pod.id)
+    info: dict[str, Any] = json.loads(answer.info["info"])
+    plan = info["plan"]
     linux = stored_config(daemon, pod.id).linux
     asked = linux.resources.memory_limit_in_bytes and (
         linux.resources.memory_limit_in_bytes + linux.overhead.memory_limit_in_bytes
@@ -146,17 +158,17 @@ def lies_about_pod(daemon: Daemon, pod: api.PodSandbox) -> Iterator[str]:
         return
     if not pause:
         yield f"pod {pod.id} is ready, but pause does not run"
-    if info["monitor"] not in monitors:
+    if info["monitor"] not in seen.monitors:
         yield f"pod {pod.id} is ready, but its monitor {info['monitor']} does not run"
     pins = {f"{plan['directory']}/ns/{kind}" for kind in plan["namespaces"]}
-    if not pins <= mounts_below(daemon.state):
+    if not pins <= set(seen.mounts):
         yield f"pod {pod.id} is ready, but its namespaces are not pinned"
     if plan["provider"] == "cni":  # whose links and rules are the plugins'
         return
     if not Path(f"/sys/class/net/{host_link_name(pod.id)}").exists():
         yield f"pod {pod.id} is ready, but it has no link"
-    address = daemon.pod_status(pod.id).status.network.ip
-    if not address or address not in masqueraded(daemon):
+    address = answer.status.network.ip
+    if not address or address not in seen.addresses:
         yield f"pod {pod.id} is ready, but its address {address} is not its own"
 
 

@@ -65,8 +65,8 @@ class Rounds:
     def check_answers(self, names: list[str]) -> None:
         """That the host port of each pod leads to that pod."""
         for number, name in enumerate(names):
-            wait_for(lambda at=FIRST_PORT + number: said_at(at), f"an answer of {name}")  # type: ignore[misc]
-            assert said_at(FIRST_PORT + number) == f"{name}\n".encode()
+            said = wait_for_words(FIRST_PORT + number)
+            assert said == f"{name}\n".encode(), (name, said)
 
     def report(self) -> str:
         """How long answers took, and what was refused."""
@@ -154,6 +154,19 @@ class Rounds:
             self.times["kill and restart"].append(time.monotonic() - began)
         finally:
             self._is_there.set()
+
+
+def wait_for_words(port: int) -> bytes:
+    """What is said there once anything is: a server may have only begun."""
+    said = b""
+
+    def listen() -> bytes:
+        nonlocal said
+        said = said_at(port)
+        return said
+
+    wait_for(listen, f"an answer at port {port}")
+    return said
 
 
 def said_at(port: int) -> bytes:

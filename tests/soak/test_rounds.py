@@ -139,7 +139,7 @@ def test_nothing_is_left_where_one_call_of_a_plugin_in_ten_goes_wrong(plugins: t
 
 
 def is_of_a_plugin(error: grpc.RpcError) -> bool:
-    return any(words in error.details() for words in ("plugin first", "plugin second", "result has no address"))
+    return any(words in (error.details() or "") for words in ("plugin first", "plugin second", "result has no address"))
 
 
 def unpaid(calls: list[dict[str, Any]]) -> list[str]:

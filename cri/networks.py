@@ -17,6 +17,7 @@ from cri.changed_sysctls import record_sysctls
 from cri.host import Host
 from cri.plan.sandbox import BRIDGE, CNI
 from cri.state.meta import POD_CIDR
+from network.errors import NetworkNotReady
 from network.provider import NetworkStatus
 from runtime.errors import Fault, HostFault, InvalidArgument
 
@@ -26,7 +27,7 @@ LOG = logging.getLogger("crisp.network")
 async def prepare(host: Host) -> None:
     """Early, off the path of the first pod; and follow what CNI is configured to from here on.
 
-    What the host cannot give shows in Status, as NetworkReady false.
+    What the host cannot give, or not yet, shows in Status, as NetworkReady false.
 
     Raises:
         FailedPrecondition: the bridge or the subnet is somebody else's.
@@ -38,7 +39,7 @@ async def prepare(host: Host) -> None:
     try:
         await host.network[host.provider].prepare()
         await record_sysctls(host)
-    except (HostFault, InvalidArgument) as fault:
+    except (HostFault, InvalidArgument, NetworkNotReady) as fault:
         LOG.warning("the network is not ready: %s", fault)
 
 
@@ -48,15 +49,15 @@ async def follow(host: Host) -> None:
     network = f"{reading.conf.name!r} of {reading.file}" if reading.conf else f"none: {reading.problem}"
     LOG.info("new pods get the %s network; the CNI network is %s", host.provider, network)
     await host.ready.wait()
-    await host.pool.flush()
-    try:
-        if host.provider == BRIDGE:
-            await host.network[BRIDGE].set_subnets(current_subnets(host))
-            await record_sysctls(host)
-        else:
-            await host.cni.collect()
-    except Fault as fault:
-        LOG.warning("the network is not ready: %s", fault)
+    async with host.pool.emptied():
+        try:
+            if host.provider == BRIDGE:
+                await host.network[BRIDGE].set_subnets(current_subnets(host))
+                await record_sysctls(host)
+            else:
+                await host.cni.collect()
+        except Fault as fault:
+            LOG.warning("the network is not ready: %s", fault)
 
 
 async def status(host: Host) -> NetworkStatus:

@@ -12,10 +12,12 @@ the pool is never larger than its size, and an item that was taken is never give
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import time
 from collections import deque
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from cri.plan.sandbox import CNI
@@ -52,6 +54,7 @@ class Pool:
         self._wanted = asyncio.Event()
         self._touched = 0.0
         self._making = ""
+        self._making_one = asyncio.Lock()
         self._flushes = 0
 
     def __len__(self) -> int:
@@ -88,17 +91,27 @@ class Pool:
                 self._wanted.clear()
                 await self._wanted.wait()
                 continue
-            flushes = self._flushes
             try:
-                id = await self._make()
-                if flushes != self._flushes:  # it may be as outdated as those that were flushed
-                    await self.drop(id)
-                    continue
-                self._items.append(id)
-                self._host.metrics.pool(len(self._items))
+                async with self._making_one:
+                    await self._add()
             except (Fault, OSError) as error:
                 LOG.info("cannot make a blank pod now: %s", error)
                 await asyncio.sleep(PAUSE)
+
+    async def _add(self) -> None:
+        flushes = self._flushes
+        id = await self._make()
+        if flushes != self._flushes:  # it may be as outdated as those that were flushed
+            return await self.drop(id)
+        self._items.append(id)
+        self._host.metrics.pool(len(self._items))
+
+    @contextlib.asynccontextmanager
+    async def emptied(self) -> AsyncIterator[None]:
+        """No item is there nor made meanwhile: none holds an address of the network of before."""
+        await self.flush()
+        async with self._making_one:
+            yield
 
     async def flush(self) -> None:
         """Undo all items, one in the making included: their addresses are outdated, or the daemon stops."""

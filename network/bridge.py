@@ -22,7 +22,7 @@ from network.names import host_link_name
 from network.netthread import NetThread
 from network.ports import HostPorts, PortStore, describe, refuse_loopback, refuse_versions
 from network.provider import Attachment, AttachRequest, NetworkStatus, Orphan, OrphanKind, PortMapping
-from network.subnet import Pool, parse_subnets
+from network.subnet import Pool, parse_subnets, refuse_overlaps
 from network.sysctls import SysctlChange
 from network.wiring import Prepared, Wiring
 from runtime.errors import FailedPrecondition, Fault, HostFault
@@ -114,10 +114,10 @@ class BridgeProvider:
 
     async def _prepare(self, pools: Sequence[Pool]) -> Prepared:
         held, ports = await self._leases.held(), await self._ports.claims()
-        older = {lease.pool for lease in held} - {pool.name for pool in pools}
-        return await self._thread.run(
-            self._wiring.prepare, pools, [Pool(ip_network(name)) for name in sorted(older)], _pods(held, ports)
-        )
+        names = {lease.pool for lease in held} - {pool.name for pool in pools}
+        older = [Pool(ip_network(name)) for name in sorted(names)]
+        refuse_overlaps(pools, older)
+        return await self._thread.run(self._wiring.prepare, pools, older, _pods(held, ports))
 
     @contextlib.asynccontextmanager
     async def reserve(self, sandbox_id: str, port_mappings: Sequence[PortMapping]) -> AsyncIterator[None]:
@@ -133,7 +133,7 @@ class BridgeProvider:
         """See ``Provider``. Repeated for the same sandbox it makes the pair anew, with the same address.
 
         Raises:
-            NetworkNotReady: no subnet has come yet.
+            NetworkNotReady: no subnet has come yet, or pods of an earlier one that overlaps are still there.
             ResourceExhausted: the pool is used up.
             FailedPrecondition: another pod has a host port, or pods here cannot have it.
             FailedPrecondition, HostFault: see ``prepare``; or the kernel's refusal.

@@ -9,11 +9,12 @@ address or the gateway.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_interface, ip_network
 from itertools import chain
 
+from network.errors import NetworkNotReady
 from network.rtnetlink import Address, Interface, Network
 from runtime.errors import InvalidArgument
 
@@ -97,6 +98,23 @@ def parse_subnets(texts: Sequence[str]) -> tuple[Pool, ...]:
             message = f"a pod has one IPv{version} address: name one IPv{version} subnet"
             raise InvalidArgument(message, object=", ".join(listed))
     return pools
+
+
+def refuse_overlaps(pools: Iterable[Pool], older: Iterable[Pool]) -> None:
+    """That none of ``pools`` has addresses of another pool among ``older``, whose pods are still there: they
+    could be given twice, and the kernel would have two ways to each.
+
+    Raises:
+        NetworkNotReady: names both.
+    """
+    older = list(older)
+    for pool in pools:
+        for other in older:
+            if other != pool and other.version == pool.version and other.network.overlaps(pool.network):
+                message = f"overlaps with {other.name}, of which pods still have addresses: usable when they are gone"
+                raise NetworkNotReady(
+                    message, reason="PodSubnetInUse", step="prepare the bridge", object=f"subnet {pool.name}"
+                )
 
 
 def parse_subnet(text: str) -> Network:

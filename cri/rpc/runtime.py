@@ -138,9 +138,9 @@ async def update_runtime_config(
     cidr = ",".join(subnets)
 
     async def work() -> None:
-        await networks.set_subnets(host, subnets)
+        async with host.pool.emptied():  # blank pods have addresses of before, and the new may be among those
+            await networks.set_subnets(host, subnets)
         await record_sysctls(host)
-        await host.pool.flush()
         await host.meta.set(POD_CIDR, cidr)
 
     if cidr and cidr != host.meta.get(POD_CIDR):

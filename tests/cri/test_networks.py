@@ -289,3 +289,17 @@ async def wait_until(holds: Callable[[], object]) -> None:
     async with asyncio.timeout(30):
         while not holds():
             await asyncio.sleep(0.01)
+
+
+async def test_a_daemon_starts_with_a_subnet_that_overlaps_one_of_pods_and_uses_it_once_they_are_gone(
+    settings: Settings, plugins: FakePlugins
+) -> None:
+    async with running(settings, plugins) as first:
+        pod = await first.run_pod()
+    part = settings.network.subnets[0].replace("/24", "/25")
+    network = msgspec.structs.replace(settings.network, subnets=(part,))
+    async with running(msgspec.structs.replace(settings, network=network), plugins) as second:
+        status = await networks.status(second.host)
+        assert not status.ready and f"subnet {part}: overlaps with {settings.network.subnets[0]}" in status.message
+        await second.runtime.RemovePodSandbox(api.RemovePodSandboxRequest(pod_sandbox_id=pod))
+        assert (await networks.status(second.host)).ready

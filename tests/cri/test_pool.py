@@ -16,6 +16,7 @@ from cri import assembly, pool
 from cri.fsck import fsck
 from cri.plan.sandbox import BRIDGE
 from cri.settings import PoolSettings, Settings
+from network.bridge import BridgeProvider
 from proto import api_pb2 as api
 from tests.cri.harness import Crisp, start
 
@@ -132,6 +133,33 @@ async def test_a_flush_leaves_nothing(crisp: Crisp) -> None:
     assert len(crisp.host.pool) == 0 == metric(crisp)
     assert not crisp.host.pods and os.listdir(crisp.host.state / "pods") == []
     assert crisp.host.pool.take(BRIDGE) is None
+
+
+async def test_new_subnets_may_be_among_the_addresses_of_blank_pods_also_of_one_in_the_making(crisp: Crisp) -> None:
+    original = crisp.host.settings.network.subnets[0]
+    part, flushes = original.replace("/24", "/25"), crisp.host.pool._flushes
+    crisp.host.failpoints.set("pool/attach_network:after", "hang")
+    async with filling(crisp), asyncio.TaskGroup() as group:
+        await crisp.until(lambda: bool(crisp.host.failpoints.waiting.get("pool/attach_network:after")))
+        asked = group.create_task(use_cidr(crisp, part))
+        await crisp.until(lambda: crisp.host.pool._flushes > flushes)
+        crisp.host.failpoints.set("*", "off")
+        await asked
+        await crisp.until(lambda: len(crisp.host.pool) == SIZE)
+    assert await pools_in_use(crisp) == {part}
+    await use_cidr(crisp, original)
+    assert await pools_in_use(crisp) == set()
+
+
+async def use_cidr(crisp: Crisp, cidr: str) -> None:
+    config = api.RuntimeConfig(network_config=api.NetworkConfig(pod_cidr=cidr))
+    await crisp.runtime.UpdateRuntimeConfig(api.UpdateRuntimeConfigRequest(runtime_config=config))
+
+
+async def pools_in_use(crisp: Crisp) -> set[str]:
+    provider = crisp.host.network[BRIDGE]
+    assert isinstance(provider, BridgeProvider)
+    return {lease.pool for lease in await provider._leases.held()}
 
 
 async def test_after_a_flush_the_pool_is_filled_anew(crisp: Crisp) -> None:

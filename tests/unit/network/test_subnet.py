@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from network.subnet import Pool, parse_subnets
+from network.errors import NetworkNotReady
+from network.subnet import Pool, parse_subnet, parse_subnets, refuse_overlaps
 from runtime.errors import InvalidArgument
 
 
@@ -97,3 +98,13 @@ def test_what_pods_cannot_have_is_refused(text: str, said: str) -> None:
 def test_two_subnets_of_one_family_are_refused_by_name(one: str, other: str, said: str) -> None:
     with pytest.raises(InvalidArgument, match=said):
         parse_subnets([one, other])
+
+
+@pytest.mark.parametrize(
+    ("new", "old"), [("10.85.0.0/16", "10.85.4.0/24"), ("10.85.4.0/24", "10.85.0.0/16"), ("fd00::/64", "fd00::/80")]
+)
+def test_a_pool_that_overlaps_one_of_pods_that_are_there_is_refused_with_both_names(new: str, old: str) -> None:
+    pool, other = Pool(parse_subnet(new)), Pool(parse_subnet(old))
+    with pytest.raises(NetworkNotReady, match=f"subnet {new}: overlaps with {old}, of which pods still have addresses"):
+        refuse_overlaps([pool], [Pool(parse_subnet("10.99.0.0/16")), other])
+    refuse_overlaps([pool], [pool, Pool(parse_subnet("10.86.0.0/16")), Pool(parse_subnet("fd01::/64"))])

@@ -11,7 +11,7 @@ TIERS := tests/kernel tests/cri
 LONG := tests/cri/test_bench.py tests/cri/test_load.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run check test test-unit test-kernel test-cri test-load test-attacks test-failpoints test-kubelet test-at-rest fuzz conformance bench lock clean
+.PHONY: help install install-dev run check test test-unit test-kernel test-cri test-load test-attacks test-failpoints test-network test-kubelet test-at-rest fuzz conformance bench lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +62,10 @@ test-attacks: $(BIN)/.installed-dev ## what images, containers and requests may 
 test-failpoints: $(BIN)/.installed-dev ## fail, kill and cancel at every step of every operation (as root, 12 minutes)
 	@deploy/install-deps --test
 	$(PYTEST) tests/failpoints
+
+test-network: $(BIN)/.installed-dev ## 60 pods up and down beside a killed daemon and failing plugins; PODS=200 ROUNDS=3 for more (as root)
+	@deploy/install-deps --test
+	$(if $(PODS),CRISP_SOAK_PODS=$(PODS)) $(if $(ROUNDS),CRISP_SOAK_ROUNDS=$(ROUNDS)) $(PYTEST) -s tests/soak
 
 test-kubelet: $(BIN)/.installed-dev ## static pods under the published kubelet, built by Go (as root, 4 minutes and the build)
 	@deploy/install-deps --test

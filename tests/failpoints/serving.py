@@ -125,7 +125,8 @@ class Daemon:
         self.runtime: Any = rpc.RuntimeServiceStub(self._channels[0])
         self.images: Any = rpc.ImageServiceStub(self._channels[0])
         self.admin: Any = admin_rpc.AdminStub(self._channels[1])
-        self.pods()
+        # A plugin that the killed daemon was about to execute has held its socket open for a moment, maybe.
+        self.runtime.ListPodSandbox(api.ListPodSandboxRequest(), wait_for_ready=True, timeout=2 * PATIENCE)
 
     def disconnect(self) -> None:
         for channel in self._channels:

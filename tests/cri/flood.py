@@ -1,17 +1,20 @@
 """Hundreds of RPCs of all kinds at once, and a clock for one that asks for little, each a process of its own.
 
 ``python -m tests.cri.flood SOCKET IMAGE COUNT`` prints how they ended (``{"OK": 500}``) and leaves no pod;
-``python -m tests.cri.flood SOCKET`` asks for the version until its input ends and prints the seconds that each took.
+``python -m tests.cri.flood SOCKET PID`` asks for the version until its input ends and prints of each call the
+seconds that it took, and for how many of them nobody on its way had a CPU: PID is the daemon's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import select
 import sys
 import time
 from collections import Counter
+from contextlib import ExitStack
 from typing import Any
 
 import grpc
@@ -84,25 +87,38 @@ async def flood(socket: str, image: str, count: int) -> Counter[str]:
     return ends
 
 
-def ask_version(socket: str) -> list[tuple[float, float]]:
-    """Seconds that each call took, and that this process was woken too late before it, for want of a CPU."""
+class RunQueue:
+    """What the kernel says of the loop of process ``pid`` (its first thread) and of the thread that is here."""
+
+    def __init__(self, pid: int, undo: ExitStack) -> None:
+        paths = f"/proc/{pid}/task/{pid}/schedstat", "/proc/thread-self/schedstat"
+        self._files = [os.open(path, os.O_RDONLY) for path in paths]
+        for file in self._files:
+            undo.callback(os.close, file)
+
+    def waited(self) -> float:
+        """Seconds in which the two could have run, so far, and had no CPU (sched-stats.rst of the kernel)."""
+        return sum(int(os.pread(file, 100, 0).split()[1]) for file in self._files) / 1e9
+
+
+def ask_version(socket: str, pid: int) -> list[tuple[float, float]]:
+    """Seconds that each call took, and those of them without a CPU."""
     taken = []
-    with grpc.insecure_channel(socket) as channel:
-        runtime: Any = rpc.RuntimeServiceStub(channel)
+    with ExitStack() as undo:
+        runtime: Any = rpc.RuntimeServiceStub(undo.enter_context(grpc.insecure_channel(socket)))
+        queue = RunQueue(pid, undo)
         runtime.Version(api.VersionRequest())
         print("asking", flush=True)
-        slept = time.perf_counter()
         while not select.select([sys.stdin], [], [], PAUSE)[0]:
-            began = time.perf_counter()
+            before, began = queue.waited(), time.perf_counter()
             runtime.Version(api.VersionRequest())
-            ended = time.perf_counter()
-            taken.append((ended - began, max(0.0, began - slept - PAUSE)))
-            slept = ended
+            spent = time.perf_counter() - began
+            taken.append((spent, min(spent, queue.waited() - before)))
     return taken
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 2:
+    if len(sys.argv) > 3:
         print(json.dumps(asyncio.run(flood(sys.argv[1], sys.argv[2], int(sys.argv[3])))))
     else:
-        print(json.dumps(ask_version(sys.argv[1])))
+        print(json.dumps(ask_version(sys.argv[1], int(sys.argv[2]))))

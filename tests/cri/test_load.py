@@ -1,9 +1,15 @@
-"""Hundreds of RPCs at once: all are answered, and who asks for little is not kept waiting."""
+"""Hundreds of RPCs at once: all are answered, and who asks for little is not kept waiting.
+
+Judged is what the daemon does with its time, for another run on the same machine is not its fault: of what a
+call took, the time is left out in which its own thread or the daemon's loop could have run and had no CPU, as
+the kernel counts it. Whatever else the loop does first, waits for or sleeps in, counts.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from asyncio.subprocess import PIPE, Process
 from pathlib import Path
@@ -12,12 +18,7 @@ from tests.cri.harness import DEMO_IMAGE, Crisp
 
 TREE = Path(__file__).resolve().parents[2]
 SLOWEST = 0.1
-"""Seconds that Version may take, nineteen times of twenty, and thrice as long at worst 99 times of a hundred
-(two cores to themselves give 0.06). All that arrives at once has to be taken in first: a call that meets
-that moment waits for it."""
-HOPS = 4
-"""How often a call waits for a CPU on its way (two processes, two threads of gRPC): on a machine that has
-other things to do each takes as long as waking up does."""
+"""Seconds that Version may take, 99 times of a hundred (two cores to themselves give 0.06)."""
 
 
 async def python(*arguments: str) -> Process:
@@ -27,14 +28,14 @@ async def python(*arguments: str) -> Process:
 
 async def test_500_rpcs_at_once_are_answered_and_version_answers_meanwhile(crisp: Crisp) -> None:
     socket = crisp.host.settings.listen
-    asking = await python(socket)
+    asking = await python(socket, str(os.getpid()))
     assert asking.stdout is not None and await asyncio.wait_for(asking.stdout.readline(), 60) == b"asking\n"
     out, _ = await (await python(socket, DEMO_IMAGE, "500")).communicate()
     assert json.loads(out) == {"OK": 500}
     taken, _ = await asking.communicate(b"\n")
     calls = json.loads(taken)
-    taken_by, late_by = (sorted(each) for each in zip(*calls, strict=True))
-    for share, bound in ((0.95, SLOWEST), (0.99, 3 * SLOWEST)):
-        spent, late = taken_by[int(len(calls) * share)], late_by[int(len(calls) * share)]
-        words = f"{share:.0%} of {len(calls)} calls of Version: {spent * 1e3:.1f} ms, woken {late * 1e3:.1f} ms late"
-        assert spent < bound + HOPS * late, words
+    spent, served = sorted(each for each, _ in calls), sorted(each - waited for each, waited in calls)
+    at = int(len(calls) * 0.99)
+    words = f"99% of {len(calls)} calls of Version: {served[at] * 1e3:.1f} ms, {spent[at] * 1e3:.1f} ms with the queue"
+    print(words)
+    assert served[at] < SLOWEST, words

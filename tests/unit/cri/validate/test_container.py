@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import msgspec
 import pytest
 from google.protobuf import text_format
@@ -12,6 +14,7 @@ from cri.state.records import ContainerState, SandboxState
 from cri.validate.container import PodFacts, validate_create_container
 from proto import api_pb2 as api
 from runtime.errors import FailedPrecondition, Fault, InvalidArgument, NotFound
+from tests.fields import with_a_nul
 
 VALID = """
 pod_sandbox_id: "s"
@@ -224,6 +227,16 @@ def test_a_bad_request_is_refused(
         validate_create_container(make_request(change), facts, host)
     assert type(raised.value) is fault
     assert words in str(raised.value)
+
+
+def test_a_nul_is_refused_wherever_a_text_is_more_than_stored(facts: PodFacts, host: HostFacts) -> None:
+    accepted = set()
+    stored = ("labels", "annotations", "image_ref", "user_specified_image", "pod_sandbox_id", "sandbox_config")
+    for field, request in with_a_nul(make_request(), *stored):
+        with contextlib.suppress(Fault):
+            validate_create_container(request, facts, host)
+            accepted.add(field)
+    assert accepted == set()
 
 
 @pytest.mark.parametrize("name", ["1_0", "+1", "１", " 1", "a:b", "4294967296", "-1", "a\nb"])

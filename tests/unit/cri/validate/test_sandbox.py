@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import msgspec
 import pytest
 from google.protobuf import text_format
@@ -12,6 +14,7 @@ from cri.plan.facts import HostFacts
 from cri.validate.sandbox import check_hostname, validate_run_pod_sandbox
 from proto import api_pb2 as api
 from runtime.errors import FailedPrecondition, Fault, InvalidArgument, NotFound
+from tests.fields import with_a_nul
 
 VALID = """
 config {
@@ -203,6 +206,16 @@ def test_a_bad_request_is_refused(host: HostFacts, row: str, change: str, fault:
         validate_run_pod_sandbox(make_request(change), host)
     assert type(raised.value) is fault
     assert words in str(raised.value)
+
+
+def test_a_nul_is_refused_wherever_a_text_is_more_than_stored(host: HostFacts) -> None:
+    accepted, valid = set(), make_request("")
+    valid.config.linux.security_context.ClearField("seccomp")  # beside it the superseded path is not looked at
+    for field, request in with_a_nul(valid, "labels", "annotations"):
+        with contextlib.suppress(Fault):
+            validate_run_pod_sandbox(request, host)
+            accepted.add(field)
+    assert accepted == set()
 
 
 @pytest.mark.parametrize("field", ["config", "metadata"])

@@ -133,6 +133,16 @@ async def layers(host: Host) -> AsyncIterator[tuple[Finding, Repair]]:
         yield Finding("layer", path, "belongs to no image and to no pull"), mend
 
 
+async def mountpoints(host: Host) -> AsyncIterator[tuple[Finding, Repair]]:
+    """Layers of mountpoints, and what is left of the making of one."""
+    for path in host.mountpoints.strays():
+
+        async def mend(path: str = path) -> None:
+            await host.mountpoints.throw_stray(path)
+
+        yield Finding("mountpoints", path, "belongs to no image and to no container"), mend
+
+
 async def cgroups(host: Host) -> AsyncIterator[tuple[Finding, Repair]]:
     """Below ``/crisp-<instance>``: pods that kubelet gave no parent for."""
     parent = f"/crisp-{host.instance}"
@@ -214,5 +224,12 @@ def entries(path: object) -> list[str]:
         return []
 
 
-UNKNOWN: Sequence[Probe] = (pod_directories, container_directories, layers, cgroups, network_orphans)
+UNKNOWN: Sequence[Probe] = (
+    pod_directories,
+    container_directories,
+    layers,
+    mountpoints,
+    cgroups,
+    network_orphans,
+)
 """The probes for what belongs to no record."""

@@ -21,7 +21,7 @@ import logging
 import os
 import secrets
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from cri.plan.container import ContainerPlan
@@ -65,6 +65,8 @@ class Mountpoints:
         self._wanted: set[str] = set()
         self._failed: dict[str, None] = {}
         self._making = asyncio.Lock()
+        self._temporary = ""
+        """The name of the directory in which one is being made."""
 
     async def open(self) -> None:
         """Find the layers of this boot; what else is there goes."""
@@ -124,11 +126,26 @@ class Mountpoints:
 
     def collect(self) -> None:
         """Throw away what has neither an image nor a container any more."""
+        for key in self._unneeded(self._kept):
+            self._discard(key)
+
+    def _unneeded(self, keys: Iterable[str]) -> list[str]:
         images = {image.layers[-1] for image in self._host.images.all() if image.layers}
         in_use = self._in_use()
-        for key in list(self._kept):
-            if chain_of(key) not in images and key not in in_use:
-                self._discard(key)
+        return [key for key in keys if chain_of(key) not in images and key not in in_use]
+
+    def strays(self) -> list[str]:
+        """Paths of what is no layer of this boot that has an image or a container, and is not being made.
+        Asks the disk, so it is the same before ``open``."""
+        others = [f"{self._parent}/{name}" for name in entries(self._parent) if name != self._host.boot_id]
+        here = [name for name in entries(self._directory) if name != self._temporary]
+        return others + [f"{self._directory}/{name}" for name in self._unneeded(here)]
+
+    async def throw_stray(self, path: str) -> None:
+        """If it still is one."""
+        if path in self.strays():
+            self._kept.pop(os.path.basename(path), None)
+            await self._host.trash.throw(path)
 
     def _in_use(self) -> set[str]:
         return {record.mountpoints for record in self._host.store.containers.values()} | self._held.keys()
@@ -172,7 +189,8 @@ class Mountpoints:
         return next((id for id in (preferred, *pods) if id in pods and not pods[id].stopping), None)
 
     async def _make(self, pod: str, image: ImageRecord, key: str, mountpoints: Sequence[Mountpoint]) -> None:
-        host, temporary = self._host, f"{self._directory}/.{secrets.token_hex(8)}"
+        host, self._temporary = self._host, f".{secrets.token_hex(8)}"
+        temporary = f"{self._directory}/{self._temporary}"
         lowerdirs = host.images.lowerdirs(image.layers)
         rootfs = Rootfs(
             lowerdirs=lowerdirs,
@@ -193,5 +211,14 @@ class Mountpoints:
             self._kept[key] = None
             self.collect()  # its image may have gone meanwhile
         finally:
-            with contextlib.suppress(OSError):  # the next start throws it away
+            with contextlib.suppress(OSError):  # a stray now, which the next start throws away
                 await asyncio.to_thread(remove_tree, temporary)
+            self._temporary = ""
+
+
+def entries(folder: str) -> list[str]:
+    """The names in it, none if it is not there."""
+    try:
+        return sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return []

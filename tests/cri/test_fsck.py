@@ -14,10 +14,12 @@ import pytest
 from cri.demo_image import Entry
 from cri.fsck import Finding, fsck, unfinished
 from cri.intent import settle_debt
+from cri.mountpoints import MAKE
 from cri.state.records import OperationPhase, OperationRecord, SandboxState
 from cri.steps.codec import encode
 from cri.steps.sandbox import MakePodDirectory
 from network.provider import OrphanKind, PortMapping
+from proto import api_pb2 as api
 from runtime.cgroups import tree
 from runtime.linux import mount
 from tests.cri.harness import Crisp
@@ -71,6 +73,29 @@ async def test_what_is_no_layer_and_no_part_of_a_pull_goes(crisp: Crisp) -> None
     await crisp.settle()
     assert not any(path.exists() for path in paths)
     assert os.listdir(crisp.host.root / "layers" / ".trash") == []
+
+
+async def test_layers_of_mountpoints_without_an_image_and_what_is_left_of_their_making_go(crisp: Crisp) -> None:
+    top = crisp.host.root / "mountpoints"
+    here = top / crisp.host.boot_id
+    paths = [top / "another-boot", here / ".0123456789abcdef", here / f"{ID}-{'0' * 16}"]
+    for path in paths:
+        (path / "etc").mkdir(parents=True)
+    await repair_all(crisp, *(("mountpoints", str(path)) for path in paths))
+    assert not any(path.exists() for path in paths)
+
+
+@pytest.mark.parametrize("place", ["before", "mid"])
+async def test_a_layer_of_mountpoints_that_is_being_made_is_left_alone(crisp: Crisp, place: str) -> None:
+    crisp.host.failpoints.set(f"{MAKE}:{place}", "hang")
+    mount = api.Mount(container_path=f"/being-made-{place}", host_path="/tmp")
+    await crisp.create(await crisp.run_pod(), crisp.container(mounts=[mount]))
+    await crisp.until(lambda: any(point.waiting for point in crisp.host.failpoints.points()))
+    assert await fsck(crisp.host, repair=True) == []
+    before = len(crisp.host.mountpoints)
+    crisp.host.failpoints.set("*", "off")
+    await crisp.end_of_tasks()
+    assert len(crisp.host.mountpoints) == before + 1 and await fsck(crisp.host, repair=True) == []
 
 
 @pytest.mark.parametrize("stage", ["unpack_archive:mid", "unpack_layer:mid", "commit_layer:mid"])

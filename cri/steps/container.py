@@ -39,6 +39,10 @@ from runtime.spec import StartRequest
 
 LOG = logging.getLogger("crisp.steps")
 
+START_WAIT = 120.0
+"""Seconds for a start from the beginning, twice that with volumes to fill: a server that has its files may be slow.
+Nobody waits for longer, kubelet least; and all of its pod's requests wait for it."""
+
 
 class MakeContainerDirectories(msgspec.Struct, frozen=True, tag="make_container_directories"):
     """The writable layer (``path``, below root), and the directories of the image's volumes in it."""
@@ -206,6 +210,7 @@ async def start_init(
     """Release what is prepared or, if that has come to nothing, start it from the beginning.
 
     Raises:
+        DeadlineExceeded: a file that it needs is not answered for.
         Fault: as ``MonitorClient.start``.
     """
 
@@ -219,7 +224,7 @@ async def start_init(
                 record.id, lambda: request_of(host, plan(), record.layers, record.mountpoints)
             )
     await discard_prepared(host, record.sandbox_id, record.id)
-    return await pod.monitor.start(mountable_request(host, plan(), record.layers))
+    return await pod.monitor.start(mountable_request(host, plan(), record.layers), START_WAIT)
 
 
 async def renew_cgroup(host: Host, record: ContainerRecord) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -12,7 +14,9 @@ import pytest
 
 from cri.demo_image import Entry
 from cri.state.records import ContainerState
+from cri.steps import container as steps
 from proto import api_pb2 as api
+from runtime.linux import mount
 from runtime.program import LAUNCH
 from tests.cri.harness import Crisp
 
@@ -143,6 +147,39 @@ async def test_a_start_that_the_host_failed_is_tried_again(crisp: Crisp, place: 
     await start(crisp, id)
     assert (await crisp.status(id)).state == api.CONTAINER_RUNNING
     assert (await crisp.exec(id, "echo", "hi")).stdout == b"hi\n"
+
+
+@contextlib.contextmanager
+def silent_file_system(point: Path) -> Iterator[None]:
+    """Nobody answers for what is mounted there, as with a server that is gone."""
+    if not os.path.exists("/dev/fuse"):
+        pytest.skip("needs /dev/fuse")
+    point.mkdir()
+    device = os.open("/dev/fuse", os.O_RDWR)
+    mount.mount("none", str(point), "fuse", 0, f"fd={device},rootmode=40000,user_id=0,group_id=0")
+    try:
+        yield
+    finally:
+        mount.umount2(str(point), mount.MNT_DETACH)
+        os.close(device)
+
+
+async def test_a_start_whose_files_nobody_answers_for_ends_and_holds_up_its_pod_no_longer(
+    crisp: Crisp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps, "START_WAIT", 0.3)
+    with silent_file_system(tmp_path / "gone"):
+        sandbox = await crisp.run_pod()
+        volume = api.Mount(container_path="/data", host_path=str(tmp_path / "gone/data"))
+        id = await crisp.create(sandbox, crisp.container(mounts=[volume]))
+        crisp.host.pods[sandbox].prepared.discard(id)
+        error = await refused(crisp, id)
+        assert error.code() is Code.DEADLINE_EXCEEDED
+        assert (await crisp.status(id)).state == api.CONTAINER_CREATED
+        assert crisp.cgroup_file(id, "cgroup.procs").read_text() == ""
+        other = await crisp.run(sandbox, crisp.container(name="other"))
+        assert (await crisp.status(other)).state == api.CONTAINER_RUNNING
+        await crisp.runtime.RemovePodSandbox(api.RemovePodSandboxRequest(pod_sandbox_id=sandbox))
 
 
 async def test_a_container_is_started_once(crisp: Crisp) -> None:

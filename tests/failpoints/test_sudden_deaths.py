@@ -5,6 +5,7 @@ The counting pods print a thousand numbered lines a second (``counter.c``).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -263,7 +264,8 @@ def reboot(daemon: Daemon, cgroups: list[str]) -> None:
         os.kill(pid, 9)
     for cgroup in cgroups:
         for pid in processes_in(cgroup):
-            os.kill(pid, 9)
+            with contextlib.suppress(ProcessLookupError):  # most end with their monitor, a moment later
+                os.kill(pid, 9)
         wait_for(lambda cgroup=cgroup: not processes_in(cgroup), "all processes to be gone")  # type: ignore[misc]
     clear_state(daemon)
     change_boot_id(daemon)

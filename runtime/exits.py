@@ -18,7 +18,6 @@ from runtime import channel
 from runtime.errors import HostFault
 from runtime.spec import ExitRecord
 
-_SUFFIX = ".json"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _REQUIRED = {"container": str, "pid": int, "code": int, "signal": int, "oom": bool, "finished_at": int}
 _OPTIONAL = {"reason": str, "message": str, "log_dropped": int}
@@ -50,7 +49,7 @@ def write_exit(directory: int, record: ExitRecord) -> None:
     Raises:
         HostFault: the record could not be written; nothing of it is left.
     """
-    name = record["container"] + _SUFFIX
+    name = record["container"] + ".json"
     temporary = f".{name}"
     try:
         _write_file(directory, temporary, channel.encode({**record}))
@@ -89,29 +88,6 @@ def read_exit(path: str) -> ExitRecord | None:
     except (ValueError, RecursionError) as error:
         raise HostFault("not JSON", step="read an exit record", object=path) from error
     return _checked(document, path)
-
-
-def read_exits(directory: str) -> dict[str, ExitRecord]:
-    """All readable records of a pod's ``exits`` directory, by container id.
-
-    A record that cannot be read is left out: one bad file must not hide the others,
-    and a container without a record is reported as unknown.
-    """
-    records: dict[str, ExitRecord] = {}
-    try:
-        names = sorted(os.listdir(directory))
-    except FileNotFoundError:
-        return records
-    for name in names:
-        if name.startswith(".") or not name.endswith(_SUFFIX):
-            continue
-        try:
-            record = read_exit(f"{directory}/{name}")
-        except OSError:
-            continue
-        if record is not None and record["container"] + _SUFFIX == name:
-            records[record["container"]] = record
-    return records
 
 
 def _checked(document: Any, path: str) -> ExitRecord:

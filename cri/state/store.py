@@ -126,12 +126,6 @@ class Store:
 
         await self.database.run(write, then=mirror, urgent=begin is None, begins=begin is not None)
 
-    async def put_sandbox(self, record: SandboxRecord) -> None:
-        await self.commit(puts=(record,))
-
-    async def put_container(self, record: ContainerRecord) -> None:
-        await self.commit(puts=(record,))
-
     async def delete_sandbox(self, record: SandboxRecord) -> None:
         """Raises FailedPrecondition while it has containers."""
         await self.commit(deletes=(record,))

@@ -234,16 +234,6 @@ class OpenFiles:
         return texts
 
 
-def read_usage(layout: Layout, cgroup_path: str) -> Usage | None:
-    """One reading of one cgroup, None if it does not exist.
-
-    Raises:
-        HostFault: a file cannot be read.
-    """
-    with Sweeper(layout, descriptors=0) as sweeper:
-        return sweeper.sweep([cgroup_path]).get(cgroup_path)
-
-
 def _unreadable(path: str, call: str, error: OSError) -> HostFault:
     return HostFault(step="read the cgroup's usage", object=path, call=call, errno=error.errno or 0)
 

@@ -72,10 +72,10 @@ async def test_a_slow_subscriber_is_counted_and_holds_up_nobody(
     database = await Database.open(tmp_path / "state.db")
     store, dropped = await Store.open(database), []
     published = Events(store, lambda: dropped.append(1))
-    await store.put_sandbox(pod("s0"))
+    await store.commit(puts=(pod("s0"),))
     with published.subscribed() as slow, published.subscribed() as quick:
         for number in range(1, 4):
-            await store.put_sandbox(pod(f"s{number}"))
+            await store.commit(puts=(pod(f"s{number}"),))
             for kind in (CREATED, STARTED):
                 event = await quick.next()
                 assert event is not None
@@ -94,7 +94,7 @@ async def test_a_change_that_no_event_can_be_made_of_ends_the_streams_and_not_th
     store = await Store.open(database)
     published = Events(store, lambda: None)
     with published.subscribed() as subscriber:
-        await store.put_sandbox(pod("s1", config=b"\xff"))
+        await store.commit(puts=(pod("s1", config=b"\xff"),))
         assert store.sandbox("s1") is not None
         assert await subscriber.next() is None and subscriber.overflowed
     await database.close()

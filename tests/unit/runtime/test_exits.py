@@ -41,7 +41,7 @@ def test_a_record_comes_back_as_written(directory: int, tmp_path: Path) -> None:
 def test_reason_and_message_are_kept(directory: int, tmp_path: Path) -> None:
     record: ExitRecord = {**RECORD, "reason": "StartError", "message": "no such file"}
     exits.write_exit(directory, record)
-    assert exits.read_exits(str(tmp_path / "exits")) == {"c0ffee": record}
+    assert exits.read_exit(str(tmp_path / "exits/c0ffee.json")) == record
 
 
 def test_lost_log_entries_are_kept(directory: int, tmp_path: Path) -> None:
@@ -78,7 +78,6 @@ def test_a_failed_write_leaves_nothing_and_says_why(
 
 def test_no_record_is_none(tmp_path: Path) -> None:
     assert exits.read_exit(str(tmp_path / "none.json")) is None
-    assert exits.read_exits(str(tmp_path / "exits")) == {}
 
 
 @pytest.mark.parametrize(
@@ -97,15 +96,6 @@ def test_what_is_no_record_is_refused(directory: int, tmp_path: Path, content: s
     (tmp_path / "exits/c0ffee.json").write_text(content)
     with pytest.raises(HostFault, match="read an exit record"):
         exits.read_exit(str(tmp_path / "exits/c0ffee.json"))
-
-
-def test_one_bad_record_does_not_hide_the_others(directory: int, tmp_path: Path) -> None:
-    exits.write_exit(directory, RECORD)
-    (tmp_path / "exits/bad.json").write_text("{")
-    (tmp_path / "exits/misnamed.json").write_text(json.dumps(RECORD))
-    (tmp_path / "exits/.half.json").write_text(json.dumps(RECORD))
-    (tmp_path / "exits/link.json").symlink_to("c0ffee.json")
-    assert exits.read_exits(str(tmp_path / "exits")) == {"c0ffee": RECORD}
 
 
 @pytest.mark.parametrize(("status", "expected"), [(0, (0, 0)), (3 << 8, (3, 0)), (9, (137, 9)), (15, (143, 15))])

@@ -10,7 +10,7 @@ import pytest
 
 from runtime.cgroups import tree
 from runtime.cgroups.layout import Hierarchy, Kind, Layout, detect, dirs
-from runtime.cgroups.stats import Sweeper, plan_detail_files, plan_files, read_usage
+from runtime.cgroups.stats import Sweeper, plan_detail_files, plan_files
 from runtime.errors import HostFault
 from tests.descriptors import open_descriptors
 from tests.kernel.runtime.cgroups.processes import cgroup, living_in, wait_for
@@ -61,7 +61,6 @@ def test_a_process_shows_in_the_figures_of_its_cgroup(path: str) -> None:
 def test_a_cgroup_that_does_not_exist_is_left_out(path: str) -> None:
     with Sweeper(LAYOUT) as sweeper:
         assert set(sweeper.sweep([path, "/crisp-test-nowhere"])) == {path}
-    assert read_usage(LAYOUT, "/crisp-test-nowhere") is None
 
 
 def test_open_files_keep_no_cgroup_alive_and_a_new_one_of_its_name_is_read(path: str) -> None:
@@ -116,7 +115,8 @@ def test_a_sweep_of_two_hundred_cgroups_costs_less_than_to_open_their_files(path
             assert len(sweeper.sweep(paths)) == 200
             costs.append(time.process_time() - began)
             began = time.process_time()
-            assert all(read_usage(LAYOUT, each) for each in paths)
+            with Sweeper(LAYOUT, descriptors=0) as opening_each:
+                assert len(opening_each.sweep(paths)) == 200
             opening.append(time.process_time() - began)
     assert min(costs) < min(opening), (costs, opening)
 
@@ -136,8 +136,8 @@ def pure_v2(root: Path) -> Layout:
 
 
 def test_the_files_of_pure_v2(tmp_path: Path) -> None:
-    usage = read_usage(pure_v2(tmp_path), "/a")
-    assert usage is not None
+    with Sweeper(pure_v2(tmp_path)) as sweeper:
+        usage = sweeper.sweep(["/a"])["/a"]
     assert (usage.cpu, usage.memory_working_set, usage.memory_available) == (5000, 800, 200)
     assert (usage.oom_kills, usage.pids, usage.swap_usage, usage.io_pressure) == (4, 6, None, None)
 
@@ -146,12 +146,13 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     layout = pure_v2(tmp_path)
     (tmp_path / "a/pids.current").unlink()
     (tmp_path / "a/pids.current").mkdir()
+    sweeper = Sweeper(layout, descriptors=0)
     with pytest.raises(HostFault, match=r"pids\.current: pread"):
-        read_usage(layout, "/a")
+        sweeper.sweep(["/a"])
     (tmp_path / "a/memory.max").unlink()
     (tmp_path / "a/memory.max").symlink_to("memory.max")
     with pytest.raises(HostFault, match=r"memory\.max: open"):
-        read_usage(layout, "/a")
+        sweeper.sweep(["/a"])
 
 
 def test_a_host_reads_what_it_has_and_pressure_only_if_asked() -> None:

@@ -24,7 +24,7 @@ async def test_everything_is_there_after_a_restart(database: Database, store: St
 
 
 async def test_a_refused_commit_leaves_memory_and_rows_alone(database: Database, store: Store) -> None:
-    await store.put_sandbox(sandbox("s1"))
+    await store.commit(puts=(sandbox("s1"),))
     with pytest.raises(AlreadyExists):
         await store.commit(puts=[sandbox("s2", "other"), sandbox("s3")], begin=operation())
     for each in (store, await Store.open(database)):
@@ -45,9 +45,9 @@ def test_no_choice_of_names_makes_two_keys_equal() -> None:
 
 
 async def test_the_containers_of_a_sandbox_come_oldest_first(store: Store) -> None:
-    await store.put_sandbox(sandbox())
-    await store.put_container(container("c2", name="second", created_at=9))
-    await store.put_container(container("c1", name="first", created_at=3))
+    await store.commit(puts=(sandbox(),))
+    await store.commit(puts=(container("c2", name="second", created_at=9),))
+    await store.commit(puts=(container("c1", name="first", created_at=3),))
     assert [record.id for record in store.containers_of("s1")] == ["c1", "c2"]
     await store.delete_container(container("c2", name="second"))
     assert [record.id for record in store.containers_of("s1")] == ["c1"]
@@ -66,7 +66,7 @@ async def test_a_sandbox_goes_last(store: Store) -> None:
 
 async def test_a_container_without_its_sandbox_is_refused(store: Store) -> None:
     with pytest.raises(Exception, match="FOREIGN KEY"):
-        await store.put_container(container())
+        await store.commit(puts=(container(),))
     assert len(store.containers) == 0
 
 
@@ -119,7 +119,7 @@ async def test_an_update_that_fails_keeps_its_operation(database: Database, stor
 
 
 async def test_a_flush_returns_when_readers_see_what_was_to_be_stored(store: Store) -> None:
-    storing = asyncio.ensure_future(store.put_sandbox(sandbox()))
+    storing = asyncio.ensure_future(store.commit(puts=(sandbox(),)))
     await asyncio.sleep(0)
     await store.flush()
     assert store.sandbox("s1") == sandbox()
@@ -143,7 +143,7 @@ async def test_an_update_of_what_is_gone_is_not_found(store: Store) -> None:
 
 
 async def test_a_sandbox_is_updated_in_place(store: Store) -> None:
-    await store.put_sandbox(sandbox())
+    await store.commit(puts=(sandbox(),))
 
     def stop(record: SandboxRecord) -> SandboxRecord:
         return msgspec.structs.replace(record, reason="stopped")
@@ -157,7 +157,7 @@ async def test_memory_follows_a_commit_whose_caller_was_cancelled(database: Data
     gate = threading.Event()
     blocked = asyncio.ensure_future(database.run(lambda _: gate.wait(5), durable=True))
     exited = msgspec.structs.replace(container(), state=ContainerState.EXITED)
-    caller = asyncio.ensure_future(store.put_container(exited))
+    caller = asyncio.ensure_future(store.commit(puts=(exited,)))
     await asyncio.sleep(0.01)
     caller.cancel()
     gate.set()
@@ -197,7 +197,7 @@ async def test_only_what_is_stored_is_settled(store: Store) -> None:
     store.owe("c1", lambda now: msgspec.structs.replace(now, reason="first"))
     store.owe("c1", ended)
     store.settle("c1", ended)
-    await store.put_container(running(container()))
+    await store.commit(puts=(running(container()),))
     assert (store.containers.get("c1").reason, store.containers.get("c1").exit_code) == ("first", 0)
 
 
@@ -206,7 +206,7 @@ async def test_what_is_owed_to_something_that_is_removed_is_forgotten(store: Sto
     store.owe("c1", ended)
     await store.delete_container(container())
     store.owe("c1", ended)
-    await store.put_container(running(container()))
+    await store.commit(puts=(running(container()),))
     assert store.containers.get("c1").state is ContainerState.RUNNING
 
 

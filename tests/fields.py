@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 Asked = TypeVar("Asked", bound=Message)
@@ -29,7 +29,8 @@ def with_a_nul(valid: Asked, *stored: str) -> Iterator[tuple[str, Asked]]:
             yield ".".join(field.name for field in path), request
 
 
-def texts(message: Descriptor, *above: FieldDescriptor) -> Iterator[tuple[FieldDescriptor, ...]]:
+def texts(message: Any, *above: FieldDescriptor) -> Iterator[tuple[FieldDescriptor, ...]]:
+    """The way to each text field of what the descriptor ``message`` describes."""
     for field in message.fields:
         if field.message_type is not None:
             yield from texts(field.message_type, *above, field)
@@ -39,7 +40,7 @@ def texts(message: Descriptor, *above: FieldDescriptor) -> Iterator[tuple[FieldD
 
 def put(message: Message, path: tuple[FieldDescriptor, ...], text: str) -> None:
     field, *below = path
-    if below and field.message_type.GetOptions().map_entry:
+    if below and field.message_type is not None and field.message_type.GetOptions().map_entry:
         key, value = (text, "x") if below[0].name == "key" else ("memory.high", text)
         getattr(message, field.name)[key] = value
     elif below:

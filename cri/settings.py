@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from cri.settings_lines import find_entry, find_line
 from cri.settings_values import (
     check_address,
     check_bridge,
@@ -34,10 +35,13 @@ from cri.settings_values import (
     check_pool,
     check_ports,
     check_provider,
+    check_route,
+    check_routes,
     check_streaming,
     check_subnets,
     check_switch,
     check_verdict,
+    check_via,
 )
 from runtime.errors import FailedPrecondition, InvalidArgument
 
@@ -49,12 +53,19 @@ class SettingsError(InvalidArgument):
     """A setting is wrong; ``object`` says where (``FILE:LINE`` or the flag)."""
 
 
+class RouteSettings(msgspec.Struct, frozen=True):
+    """The pods of another node: their subnet, and the node's address."""
+
+    to: str = ""
+    via: str = ""
+
+
 class NetworkSettings(msgspec.Struct, frozen=True):
     """``subnets`` are where pod addresses come from until a PodCIDR is known, one of each IP family at most.
     ``loopback_host_ports``: whether host ports are reached through 127.0.0.1, too. ``pod_to_host`` is allow,
     or deny but for DNS and ``pod_to_host_ports``, each like tcp/443. ``forward_rule``: whether chains of others
     that drop forwarded packets get rules for pods. ``provider`` is bridge, cni, or auto: CNI where it is
-    configured."""
+    configured. ``routes`` lead to the pods of other nodes."""
 
     bridge: str = "crisp0"
     subnets: tuple[str, ...] = ("10.85.0.0/16",)
@@ -63,6 +74,7 @@ class NetworkSettings(msgspec.Struct, frozen=True):
     pod_to_host_ports: tuple[str, ...] = ()
     forward_rule: bool = False
     provider: str = "auto"
+    routes: tuple[RouteSettings, ...] = ()
 
 
 class RegistrySettings(msgspec.Struct, frozen=True):
@@ -139,6 +151,8 @@ CHECKS: Mapping[str, Callable[[Any], None]] = {
     "network.pod_to_host": check_verdict,
     "network.pod_to_host_ports": check_ports,
     "network.forward_rule": check_switch,
+    "network.routes.to": check_route,
+    "network.routes.via": check_via,
     "registry.config_path": check_directory,
     "cni.conf_dir": check_directory,
     "cni.bin_dir": check_directory,
@@ -183,6 +197,11 @@ def parse_settings(text: str, file: str, flags: Mapping[str, str | None] | None 
     if wrong:
         place = FLAGS[name] if name in given else _Place(file, text).of((name,))
         raise SettingsError(wrong, object=place)
+    number, wrong = check_routes([(each.to, each.via) for each in settings.network.routes], settings.network.subnets)
+    if wrong:
+        raise SettingsError(
+            f"network.routes {wrong}", object=_Place(file, text, number).of(("network", "routes", "to"))
+        )
     if bool(settings.streaming.tls_cert) != bool(settings.streaming.tls_key):
         place = _Place(file, text).of(("streaming", "tls_cert" if settings.streaming.tls_cert else "tls_key"))
         raise SettingsError("tls_cert and tls_key belong together; one is missing", object=place)
@@ -218,48 +237,17 @@ def compare(old: Settings, new: Settings) -> Changes:
     )
 
 
-def find_line(text: str, path: tuple[str, ...]) -> int:
-    """The line (from 1) where ``text`` sets the key ``path``, else where its table begins, else 1.
-
-    ``tomllib`` keeps no positions, hence this scan: tables, bare, quoted and dotted
-    keys; strings over several lines are stepped over.
-    """
-    table: tuple[str, ...] = ()
-    best, best_length, fence = 1, 0, ""
-    for number, line in enumerate(text.splitlines(), 1):
-        if fence:
-            fence = "" if line.count(fence) % 2 else fence
-            continue
-        if header := HEADER.match(line):
-            place = table = _split_key(header[1])
-        elif key := KEY.match(line):
-            place = table + _split_key(key[1])
-            fence = next((mark for mark in ('"""', "'''") if line.count(mark) % 2), "")
-        else:
-            continue
-        if place == path[: len(place)] and len(place) > best_length:
-            best, best_length = number, len(place)
-    return best
-
-
-_PART = r"""(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')"""
-_DOTTED = rf"{_PART}(?:\s*\.\s*{_PART})*"
-KEY = re.compile(rf"\s*({_DOTTED})\s*=")
-HEADER = re.compile(rf"\s*\[\[?\s*({_DOTTED})\s*\]")
-
-
-def _split_key(key: str) -> tuple[str, ...]:
-    return tuple(part.strip("\"'") for part in re.findall(_PART, key))
-
-
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Turns the path of a key into ``FILE:LINE``."""
+    """Turns the path of a key into ``FILE:LINE``; within the entry ``number`` of a list of tables, if it is one."""
 
     file: str
     text: str
+    number: int | None = None
 
     def of(self, path: tuple[str, ...]) -> str:
+        if self.number is not None:
+            return f"{self.file}:{find_entry(self.text, path[:-1], self.number)}"
         return f"{self.file}:{find_line(self.text, path)}"
 
 
@@ -286,9 +274,26 @@ def _read_section(raw: dict[str, Any], section: type[SectionT], path: tuple[str,
                 raise SettingsError(f"{key} is a table: write [{key}]", object=place.of(here))
             values[key] = _read_section(value, kind, here, place)
             continue
+        if entry := _entry_of(kind):
+            values[key] = _read_tables(value, entry, here, place)
+            continue
         values[key] = _typed(".".join(here), value, typing.get_origin(kind) or kind, place.of(here))
         _check_value(".".join(here), values[key], place.of(here))
     return section(**values)
+
+
+def _entry_of(kind: Any) -> type[msgspec.Struct] | None:
+    """What a list of tables has in it; None for any other kind of value."""
+    first = next(iter(typing.get_args(kind)), None)
+    return first if isinstance(first, type) and issubclass(first, msgspec.Struct) else None
+
+
+def _read_tables(raw: Any, entry: type[SectionT], path: tuple[str, ...], place: _Place) -> tuple[SectionT, ...]:
+    if not isinstance(raw, list) or not all(isinstance(each, dict) for each in raw):
+        shown = ", ".join(f'{field.name} = "..."' for field in msgspec.structs.fields(entry))
+        raise SettingsError(f"{'.'.join(path)} must be a list of tables like {{{shown}}}", object=place.of(path))
+    inside = [_Place(place.file, place.text, number) for number in range(len(raw))]
+    return tuple(_read_section(each, entry, path, where) for each, where in zip(raw, inside, strict=True))
 
 
 def _typed(name: str, value: Any, kind: Any, place: str) -> Any:

@@ -132,6 +132,52 @@ def check_subnets(values: Sequence[str]) -> None:
         networks.append(network)
 
 
+def check_route(value: str) -> None:
+    """Source: RFC 1112, 4291 and 3927 for what no pod can have."""
+    try:
+        network = ipaddress.ip_network(value)
+    except ValueError:
+        raise ValueError(f"is {value!r}, which is no network in CIDR form{_network_hint(value)}") from None
+    if "/" not in value or network.num_addresses < 4:
+        raise ValueError(f"is {value!r}, but another node's pods have a subnet, like 10.86.0.0/24")
+    if network.prefixlen == 0:
+        raise ValueError(f"is {value!r}, the default route, which is the node's own")
+    if network.is_multicast or network.is_loopback or network.is_link_local:
+        raise ValueError(f"is {value!r}, which no pods can have")
+
+
+def check_via(value: str) -> None:
+    try:
+        address = ipaddress.ip_address(value)
+    except ValueError:
+        hint = f'; did you mean "{value.partition("/")[0]}"?' if "/" in value else ""
+        raise ValueError(f"is {value!r}, which is no IP address{hint}") from None
+    if address.is_link_local:
+        raise ValueError(f"is {value!r}, which is of one link alone; name an address that the node has for all")
+    if address.is_unspecified or address.is_multicast or address.is_loopback:
+        raise ValueError(f"is {value!r}, which is no other node's")
+
+
+def check_routes(routes: Sequence[tuple[str, str]], subnets: Sequence[str]) -> tuple[int, str]:
+    """Which of ``routes`` (to, via), each good by itself, does not go with the others or with the pod
+    subnets ``subnets``, and why; (0, "") if all do."""
+    hint = "; set subnets, or to [] where kubelet names them"
+    taken = [(f"the pod subnet {subnet}{hint}", ipaddress.ip_network(subnet)) for subnet in subnets]
+    for number, (to, via) in enumerate(routes):
+        if not to or not via:
+            return number, f"has an entry without {'via' if to else 'to'}; each has to and via"
+        network, address = ipaddress.ip_network(to), ipaddress.ip_address(via)
+        if network.version != address.version:
+            return number, f"leads to {to} via {via}, but the two have to be of one IP version"
+        if address in network:
+            return number, f"leads to {to} via {via}, which lies in it; name the node's own address, not a pod's"
+        for name, other in taken:
+            if other.version == network.version and other.overlaps(network):
+                return number, f"has {to}, which overlaps with {name}"
+        taken.append((f"the route to {to}", network))
+    return 0, ""
+
+
 def check_pool(value: int) -> None:
     if not 0 <= value <= MAX_POOL:
         raise ValueError(f"must be between 0 and {MAX_POOL}, not {value}")

@@ -12,11 +12,11 @@ from cri.settings import (
     Changes,
     CniSettings,
     NetworkSettings,
+    RouteSettings,
     Settings,
     SettingsError,
     check_supported,
     compare,
-    find_line,
     instance,
     parse_settings,
 )
@@ -38,6 +38,7 @@ pod_to_host = "deny"
 pod_to_host_ports = ["tcp/443"]
 forward_rule = true
 provider = "cni"
+routes = [{ to = "10.2.0.0/16", via = "192.0.2.2" }]
 
 [registry]
 config_path = "/etc/hosts.d"
@@ -77,7 +78,14 @@ def test_every_key_is_read() -> None:
     settings = parse_settings(WHOLE, "c.toml")
     assert settings.root == "/srv/crisp"
     assert settings.network == NetworkSettings(
-        "br-pods", ("10.1.0.0/16", "fd00:1::/64"), False, "deny", ("tcp/443",), True, "cni"
+        "br-pods",
+        ("10.1.0.0/16", "fd00:1::/64"),
+        False,
+        "deny",
+        ("tcp/443",),
+        True,
+        "cni",
+        (RouteSettings("10.2.0.0/16", "192.0.2.2"),),
     )
     assert settings.cni == CniSettings("/etc/cni", "/opt/bin", "/etc/crisp/net.template", "2m", ("deviceID",))
     assert settings.registry.config_path == "/etc/hosts.d"
@@ -87,6 +95,12 @@ def test_every_key_is_read() -> None:
 
 def test_no_subnets_at_all_is_a_setting() -> None:
     assert parse_settings("[network]\nsubnets = []", "c.toml").network.subnets == ()
+
+
+def routes(entry: str) -> str:
+    """A file whose second route, in line 3, is ``entry``."""
+    good = '{to = "10.90.0.0/24", via = "192.0.2.9"}, # { is a brace'
+    return f"[network]\nroutes = [{good}\n  {entry},\n]\n"
 
 
 @pytest.mark.parametrize(
@@ -113,6 +127,18 @@ def test_no_subnets_at_all_is_a_setting() -> None:
         ("[cni]\nannotations = ['deviceId']", "c.toml:2", "did you mean 'deviceID'"),
         ("[cni]\ntimeout = '60'", "c.toml:2", 'did you mean "60s"'),
         ("[cgroup]\ndriver = 'cgroup'", "c.toml:2", "did you mean 'cgroupfs'"),
+        ("[network]\nroutes = 1", "c.toml:2", 'must be a list of tables like {to = "...", via = "..."}'),
+        ("[network]\nroutes = ['10.86.0.0/24']", "c.toml:2", "must be a list of tables"),
+        ("[network]\nroutes = [\n{},\n]", "c.toml:3", "network.routes has an entry without to"),
+        (routes('{to = "10.86.0.0/24"}'), "c.toml:3", "network.routes has an entry without via"),
+        (routes('{to = 3, via = "192.0.2.2"}'), "c.toml:3", "network.routes.to must be a string"),
+        (routes('{to = "10.86.0.1/24"}'), "c.toml:3", 'did you mean "10.86.0.0/24"'),
+        (routes('{via = "192.0.2.2/24"}'), "c.toml:3", 'did you mean "192.0.2.2"'),
+        (routes('{to = "10.86.0.0/24", vai = "x"}'), "c.toml:3", "in [network.routes]; did you mean 'via'"),
+        (routes('{to = "10.86.0.0/24", via = "fd00::2"}'), "c.toml:3", "have to be of one IP version"),
+        (routes('{to = "10.85.1.0/24", via = "192.0.2.2"}'), "c.toml:3", "the pod subnet 10.85.0.0/16; set subnets"),
+        ("[[network.routes]]\nto = '::/8'\n[[network.routes]]\nto = '::/0'", "c.toml:3", "the default route"),
+        ("network.routes = [{to = '10.86.0.0/24', gw = ''}]", "c.toml:1", "known are to, via"),
         ("root = '/a'\nroot = '/b'", "c.toml:2", "overwrite"),
         ("root = ", "c.toml:1", "is not TOML"),
         ("root = '''\nx", "c.toml:2", "is not TOML"),
@@ -157,24 +183,12 @@ def test_what_a_reload_applies_is_told_from_what_needs_a_restart() -> None:
     assert compare(old, old) == Changes((), ())
 
 
-@pytest.mark.parametrize(
-    ("path", "line"),
-    [
-        (("root",), 3),
-        (("network",), 8),
-        (("network", "subnets"), 10),
-        (("network", "absent"), 8),
-        (("absent",), 1),
-        (("pool", "size"), 31),
-    ],
-)
-def test_a_key_is_found_in_its_table(path: tuple[str, ...], line: int) -> None:
-    assert find_line(WHOLE, path) == line
-
-
-def test_keys_inside_long_strings_are_not_keys() -> None:
-    text = 'state = """\nroot = "/x"\n"""\n"root" = "/y"\n'
-    assert find_line(text, ("root",)) == 4
+def test_routes_are_written_either_way() -> None:
+    entry = "to = '10.86.0.0/24'", "via = '192.0.2.2'"
+    one = parse_settings(f"[network]\nroutes = [{{{', '.join(entry)}}}]", "c.toml")
+    other = parse_settings("[[network.routes]]\n" + "\n".join(entry), "c.toml")
+    assert one == other and one.network.routes == (RouteSettings("10.86.0.0/24", "192.0.2.2"),)
+    assert compare(Settings(), one).restart == ("network.routes",)
 
 
 @given(st.text())

@@ -27,6 +27,10 @@ GOOD: list[tuple[Callable[[Any], None], Any]] = [
     (values.check_switch, False),
     (values.check_verdict, "deny"),
     (values.check_ports, ("tcp/443", "udp/65535", "sctp/1")),
+    (values.check_route, "10.86.0.0/24"),
+    (values.check_route, "fd00:86::/64"),
+    (values.check_via, "192.0.2.2"),
+    (values.check_via, "2001:db8::2"),
     (values.check_pool, 0),
     (values.check_pool, 256),
     (values.check_streaming, "127.0.0.1:0"),
@@ -77,6 +81,20 @@ BAD: list[tuple[Callable[[Any], None], Any, str]] = [
     (values.check_subnets, ("10.0.0.0/16", "10.1.0.0/16"), "a pod has one IPv4 address"),
     (values.check_subnets, ("fd00::/64", "10.1.0.0/16", "fd01::/64"), "a pod has one IPv6 address"),
     (values.check_subnets, ("fd00::/127",), "leaves no address"),
+    (values.check_route, "10.86.0.1/24", 'did you mean "10.86.0.0/24"'),
+    (values.check_route, "cluster", "no network in CIDR form"),
+    (values.check_route, "10.86.0.1", "have a subnet"),
+    (values.check_route, "10.86.0.0/31", "have a subnet"),
+    (values.check_route, "0.0.0.0/0", "the default route"),
+    (values.check_route, "fe80::/64", "no pods can have"),
+    (values.check_route, "224.0.0.0/8", "no pods can have"),
+    (values.check_route, "127.1.0.0/16", "no pods can have"),
+    (values.check_via, "node-b", "no IP address"),
+    (values.check_via, "192.0.2.2/24", 'did you mean "192.0.2.2"'),
+    (values.check_via, "fe80::2", "of one link alone"),
+    (values.check_via, "::1", "no other node's"),
+    (values.check_via, "0.0.0.0", "no other node's"),
+    (values.check_via, "ff02::1", "no other node's"),
     (values.check_pool, 257, "between 0 and 256"),
 ]
 
@@ -107,3 +125,27 @@ def test_places_that_do_not_go_together_are_named() -> None:
     name, words = values.check_places("unix:///s/crisp.sock", "/r", "/" + "s" * 96)
     assert name == "state" and "107 bytes" in words
     assert values.check_places("unix:///s/crisp.sock", "/r", "/" + "s" * 95) == ("", "")
+
+
+ROUTES = [("10.86.0.0/24", "192.0.2.2"), ("fd00:86::/64", "2001:db8::2")]
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (("10.86.0.0/24", "192.0.2.3"), "overlaps with the route to 10.86.0.0/24"),
+        (("10.86.0.0/16", "192.0.2.3"), "overlaps with the route to 10.86.0.0/24"),
+        (("10.85.3.0/24", "192.0.2.3"), "overlaps with the pod subnet 10.85.0.0/16; set subnets, or to []"),
+        (("10.87.0.0/24", "2001:db8::2"), "have to be of one IP version"),
+        (("10.87.0.0/24", "10.87.0.1"), "which lies in it"),
+        (("10.87.0.0/24", ""), "an entry without via"),
+        (("", "192.0.2.2"), "an entry without to"),
+    ],
+)
+def test_routes_that_do_not_go_together_are_named(more: tuple[str, str], words: str) -> None:
+    number, wrong = values.check_routes([*ROUTES, more], ("10.85.0.0/16", "fd00:85::/64"))
+    assert number == 2 and words in wrong
+
+
+def test_routes_to_nodes_that_have_subnets_of_their_own_are_good() -> None:
+    assert values.check_routes(ROUTES, ("10.85.0.0/16", "fd00:85::/64")) == (0, "")

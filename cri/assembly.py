@@ -50,7 +50,6 @@ from network.cni import provider as cni_provider
 from network.cni.provider import CniProvider
 from network.host import HostNetwork
 from network.netthread import NetThread
-from network.provider import Provider
 from runtime.cgroups.layout import detect
 from runtime.cgroups.stats import Sweeper
 from runtime.errors import FailedPrecondition, Fault, HostFault
@@ -109,7 +108,7 @@ async def build_host(settings: Settings, root: Path, state: Path, undo: contextl
     store = await Store.open(database)
     meta = await Meta.open(database)
     failpoints = Failpoints.from_environment()
-    network, cni = build_network(settings, name, root, database, meta, tasks, undo)
+    bridge, cni, host_network = build_network(settings, name, root, database, meta, tasks, undo)
     return Host(
         settings=settings,
         instance=name,
@@ -122,7 +121,8 @@ async def build_host(settings: Settings, root: Path, state: Path, undo: contextl
         meta=meta,
         operations=Operations(store, tasks),
         supervisor=supervisor,
-        network=network,
+        network={each.name: each for each in (bridge, cni, host_network)},
+        bridge=bridge,
         cni=cni,
         images=await Images.open(
             root, settings.registry, ImageTable(database), supervisor, store, tasks, metrics, failpoints
@@ -154,8 +154,8 @@ def build_network(
     meta: Meta,
     tasks: Tasks,
     undo: contextlib.AsyncExitStack,
-) -> tuple[dict[str, Provider], CniProvider]:
-    """All providers by name; a PodCIDR that kubelet once sent wins over the settings."""
+) -> tuple[BridgeProvider, CniProvider, HostNetwork]:
+    """All providers; a PodCIDR that kubelet once sent wins over the settings."""
     thread = NetThread()
     undo.callback(thread.close)
     cidr = meta.get(POD_CIDR)
@@ -172,7 +172,7 @@ def build_network(
     undo.push_async_callback(provider.close)
     cni = CniProvider(cni_settings(settings, root), thread, tasks.spawn, cidr.split(",") if cidr else ())
     undo.callback(cni.close)
-    return {"bridge": provider, "cni": cni, "host": HostNetwork(thread)}, cni
+    return provider, cni, HostNetwork(thread)
 
 
 def cni_settings(settings: Settings, root: Path) -> cni_provider.CniSettings:

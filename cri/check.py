@@ -158,6 +158,8 @@ def check_network(probes: Probes) -> Iterator[Row]:
     only = "only pods on the host's network can run"
     yield either("bridge", probes.bridge, Level.MISSING, only)
     yield either("veth", probes.veth, Level.MISSING, only)
+    means = "pods with a bandwidth annotation are refused, unless CNI plugins see to it"
+    yield either("bandwidth limits", probes.bandwidth, Level.MISSING, means)
     yield either("nftables", probes.nft, Level.MISSING, only)
     fine = "on, or turned on when needed"
     yield either("IPv4 forwarding", probes.forwarding, Level.MISSING, "pods reach this host only", fine)

@@ -42,6 +42,7 @@ from cri.streaming.descriptor import Descriptor
 from cri.streaming.session import Offers, Ticket
 from cri.sweep import Readings
 from cri.tasks import Tasks
+from network.bridge import BridgeProvider
 from network.cni.provider import CniProvider
 from network.provider import Provider
 from network.sockets import Sockets
@@ -148,6 +149,7 @@ class Host:
     operations: Operations
     supervisor: Supervisor
     network: Mapping[str, Provider]
+    bridge: BridgeProvider
     cni: CniProvider
     images: Images
     profiles: Profiles

@@ -20,7 +20,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from network import shaping
+from network.bandwidth import LOWEST, Bandwidth
+from network.device import open_route_socket
 from network.foreign import Others
+from network.names import Alias, host_link_name
 from network.netlink import NETLINK_NETFILTER, NetlinkSocket
 from runtime.cgroups.layout import Layout, detect
 from runtime.errors import Fault, HostFault
@@ -58,6 +62,7 @@ class Probes:
     openat2: str
     bridge: str
     veth: str
+    bandwidth: str
     nft: str
     forwarding: str
     forwarding6: str
@@ -93,6 +98,7 @@ def probe_host(root: str, bridge: str = "crisp0") -> Probes:
         openat2=outcome(probe_openat2),
         bridge=links.partition("\n")[0],
         veth=links.partition("\n")[2],
+        bandwidth=in_thread(probe_bandwidth, namespaces.CLONE_NEWNET),
         nft=in_thread(probe_nft, namespaces.CLONE_NEWNET),
         forwarding=probe_forwarding("ipv4/ip_forward"),
         forwarding6=probe_forwarding("ipv6/conf/all/forwarding"),
@@ -220,6 +226,18 @@ def probe_links() -> str:
     bridge = outcome(lambda: make(ifname="crispcheck0", kind="bridge"))
     veth = outcome(lambda: make(ifname="crispcheck1", kind="veth", peer={"ifname": "crispcheck2"}))
     return f"{bridge}\n{veth}"
+
+
+def probe_bandwidth() -> str:
+    """A link limited in both directions in this thread's network namespace, as a pod's is."""
+
+    def limit() -> None:
+        pod = Alias("00000000", "crispcheck")
+        with open_route_socket() as route:
+            shaping.make_ifb(route, host_link_name(pod.subject), pod)
+            shaping.limit(route, pod, Bandwidth(LOWEST, LOWEST))
+
+    return outcome(limit)
 
 
 def probe_nft() -> str:

@@ -15,10 +15,11 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_network
 
+from network.bandwidth import Bandwidth
 from network.elements import Pod, plan_elements
 from network.errors import NetworkNotReady
 from network.lease import REST_SECONDS, Lease, Leases, LeaseStore
-from network.names import host_link_name
+from network.names import egress_link_name, host_link_name
 from network.netthread import NetThread
 from network.ports import HostPorts, PortStore, describe, refuse_loopback, refuse_versions
 from network.provider import Attachment, AttachRequest, NetworkStatus, Orphan, OrphanKind, PortMapping
@@ -172,6 +173,18 @@ class BridgeProvider:
         fds = (request.netns_fd, request.netlink_fd)
         return await self._thread.run_with_fds(fds, lambda copies: self._wiring.wire(prepared, pod, copies))
 
+    async def limit(self, sandbox_id: str, bandwidth: Bandwidth) -> None:
+        """Keep a pod that was attached to these rates. May be repeated; ``unlimit`` is owed before ``detach``.
+
+        Raises:
+            FailedPrecondition, HostFault: see ``network.shaping.limit``.
+        """
+        await self._thread.run(self._wiring.limit, sandbox_id, bandwidth)
+
+    async def unlimit(self, sandbox_id: str) -> None:
+        """Take that back, as far as it does not go with the pod's link. Idempotent."""
+        await self._thread.run(self._wiring.unlimit, sandbox_id)
+
     async def detach(self, sandbox_id: str, *, force: bool = False) -> None:
         held = await self._leases.held_by(sandbox_id)
         for pod in _pods(held, await self._ports.claims()):
@@ -217,7 +230,7 @@ class BridgeProvider:
         survey = await self._thread.run(self._wiring.survey)
         pods = [pod for pod in _pods(held, ports) if pod.sandbox_id in known]
         rightful = {element.identity for pod in pods for element in plan_elements(pod)}
-        expected = {host_link_name(sandbox_id) for sandbox_id in known}
+        expected = {name(sandbox_id) for sandbox_id in known for name in (host_link_name, egress_link_name)}
         links = [
             Orphan(OrphanKind.LINK, link.name, owner)
             for owner, link in survey.links

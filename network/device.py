@@ -100,7 +100,8 @@ def ensure_bridge(route: NetlinkSocket, host: HostNetworks, name: str, ours: Ali
 
 def restore_ports(route: NetlinkSocket, host: HostNetworks, ours: Alias, bridge: int) -> None:
     """Put this instance's pod links on the bridge that is there now; a new one has no ports."""
-    strays = [link for _, link in links_of_pods(host.links, ours) if link.master != bridge]
+    ends = [link for _, link in links_of_pods(host.links, ours) if link.kind == "veth"]
+    strays = [link for link in ends if link.master != bridge]
     for link in strays:
         messages = [
             rtnetlink.set_link(link.name, index=link.index, up=True, master=bridge),

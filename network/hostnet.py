@@ -153,7 +153,7 @@ def links_of_pods(links: Iterable[Link], ours: Alias) -> list[tuple[str, Link]]:
         alias = owner_of(link)
         if alias is not None and alias.instance == ours.instance and not alias.is_bridge:
             found.append((alias.subject, link))
-        elif link.kind == "veth" and not link.alias and belongs_to(link, ours):
+        elif link.kind in ("veth", "ifb") and not link.alias and belongs_to(link, ours):
             found.append(("", link))
     return found
 

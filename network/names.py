@@ -67,6 +67,11 @@ def host_link_name(sandbox_id: str) -> str:
     return f"crp{sandbox_id[:12]}"
 
 
+def egress_link_name(sandbox_id: str) -> str:
+    """The ifb link through which goes what a pod sends, where that is limited."""
+    return f"cre{sandbox_id[:12]}"
+
+
 def table_name(instance: str) -> str:
     """The one nftables table of an instance, in whatever family."""
     return f"crisp_{instance}"

@@ -15,7 +15,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from network import device
+from network import device, shaping
+from network.bandwidth import Bandwidth
 from network.elements import Element, Pod, plan_elements
 from network.hostnet import HostNetworks, check_bridge, check_subnet, links_of_pods, listening_links, uplink_mtu
 from network.names import POD_INTERFACE, Alias, check_link_name
@@ -203,6 +204,13 @@ class Wiring:
     def unwire(self, pod: Pod) -> None:
         """Remove the pod's set elements; the link goes with its namespace."""
         self._table.discard(plan_elements(pod))
+
+    def limit(self, sandbox_id: str, bandwidth: Bandwidth) -> None:
+        """See ``network.shaping``; the pod is wired."""
+        shaping.limit(self._route, self._pod(sandbox_id), bandwidth)
+
+    def unlimit(self, sandbox_id: str) -> None:
+        shaping.unlimit(self._route, self._pod(sandbox_id))
 
     def drop_orphan_element(self, name: str, sandbox_id: str) -> None:
         """Remove what a survey has found, by what it is called and who it says it belongs to."""

@@ -4,7 +4,7 @@
 carries the plan out, ``cri.plan.container`` builds on it, and it is kept in the
 sandbox's record as JSON.
 
-Invariant: pure and total for a validated request; annotations are never read.
+Invariant: pure and total for a validated request; of the annotations those of bandwidth alone are read.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from cri.plan.resources import add_resources, plan_update
 from cri.plan.security import plan_seccomp
 from cri.plan.sysctls import plan_sysctls
 from cri.settings import Settings
+from network.bandwidth import Bandwidth, plan_bandwidth
 from proto import api_pb2 as api
 from runtime.cgroups.resources import Resources, plan_writes
 from runtime.spec import CgroupDirs, SandboxRequest, User
@@ -63,7 +64,8 @@ class SandboxPlan(msgspec.Struct, frozen=True, kw_only=True):
     ``shm`` is the directory that is every container's /dev/shm, ``shm_size`` its bytes
     or None when it is the host's. ``log_directory`` may be empty: nothing is logged.
     ``limits`` are those of the pod as a whole, None for none of crisp's.
-    ``provider`` is the network provider that attaches the pod and has to detach it.
+    ``provider`` is the network provider that attaches the pod and has to detach it. ``bandwidth`` are
+    the rates that crisp keeps the pod to itself, None for none: CNI plugins see to them in other pods.
     """
 
     id: str
@@ -86,6 +88,7 @@ class SandboxPlan(msgspec.Struct, frozen=True, kw_only=True):
     log_directory: str
     limits: Resources | None = None
     provider: str = ""
+    bandwidth: Bandwidth | None = None
 
     @property
     def own_cgroup(self) -> str | None:
@@ -151,6 +154,7 @@ def plan_sandbox(
         log_directory=config.log_directory,
         limits=_plan_limits(config.linux, facts) if owned and parent != "/" else None,
         provider=provider if network == POD else HOST_NETWORK,
+        bandwidth=plan_bandwidth(config.annotations) if network == POD and provider == BRIDGE else None,
     )
 
 

@@ -21,6 +21,7 @@ from cri.host import Host, LivePod
 from cri.plan.files import hosts_with_addresses
 from cri.plan.network import plan_attach
 from cri.plan.sandbox import BRIDGE, FOLDERS, HOST_NETWORK, SandboxPlan, sandbox_request
+from cri.steps.bandwidth import LimitBandwidth
 from cri.steps.files import read_host_file, remove_tree, unmount_all, unmount_and_unlink, write_file
 from runtime.cgroups import kill as cgroup_kill
 from runtime.cgroups import layout as cgroup_layout
@@ -249,10 +250,11 @@ SandboxStep = (
     | MakeBlankNamespaces
     | PinNamespaces
     | AttachNetwork
+    | LimitBandwidth
     | WriteFiles
 )
 
-ENDS_AT_STOP = (StartMonitor, CreateNamespaces, PinNamespaces, AttachNetwork, WriteFiles)
+ENDS_AT_STOP = (StartMonitor, CreateNamespaces, PinNamespaces, AttachNetwork, LimitBandwidth, WriteFiles)
 """What StopPodSandbox undoes; the other steps are undone by RemovePodSandbox."""
 
 
@@ -265,6 +267,7 @@ def plan_steps(plan: SandboxPlan) -> tuple[SandboxStep, ...]:
         CreateNamespaces(plan.id, plan),
         PinNamespaces(plan.id, plan.directory, plan.namespaces),
         AttachNetwork(plan.id, maker(plan)),
+        *((LimitBandwidth(plan.id, plan.bandwidth),) if plan.bandwidth else ()),
         WriteFiles(plan.id, plan.directory, plan.hostname, plan.files, plan.shm_size),
     )
 

@@ -29,7 +29,9 @@ from cri.validate.text import (
     refuse,
     show,
 )
+from network.bandwidth import EGRESS, INGRESS, plan_bandwidth
 from proto import api_pb2 as api
+from runtime.errors import FailedPrecondition
 
 MAX_HOSTNAME = 64
 """Bytes, sethostname(2)."""
@@ -64,6 +66,7 @@ def validate_run_pod_sandbox(request: api.RunPodSandboxRequest, host: HostFacts)
     check_dns(config.dns_config, "config.dns_config")
     check_linux(config.linux, host, "config.linux")
     check_ports(config, "config.port_mappings")
+    check_bandwidth(config)
     if config.HasField("windows"):
         raise not_yet("config.windows", "Windows pods")
 
@@ -144,3 +147,15 @@ def check_ports(config: api.PodSandboxConfig, field: str) -> None:
         if port.host_port and not taken.isdisjoint(keys):
             raise refuse(f"{where}.host_port", f"is given twice: {port.host_port}")
         taken |= keys
+
+
+def check_bandwidth(config: api.PodSandboxConfig) -> None:
+    """
+    Raises:
+        InvalidArgument: an annotation is no rate.
+        FailedPrecondition: the pod has no link of its own that could be limited.
+    """
+    asked = plan_bandwidth(config.annotations)
+    if asked and config.linux.security_context.namespace_options.network == api.NODE:
+        key = INGRESS if asked.ingress else EGRESS
+        raise FailedPrecondition("a pod in the node's network has no link to limit", object=f"annotation {key}")

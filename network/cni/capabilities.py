@@ -11,10 +11,10 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from network.cni.bandwidth import plan_bandwidth
+from network.bandwidth import Bandwidth, plan_bandwidth
 from network.provider import AttachRequest, Dns, PortMapping
 from runtime.errors import InvalidArgument
 
@@ -27,6 +27,9 @@ BY_ANNOTATION = (DEVICE_ID, INFINIBAND_GUID, IP_RANGES)
 
 ANNOTATION = "cni.crisp/"
 """Before a capability's name: the annotation's key."""
+
+BURST = 2**31 - 1
+"""Bits that may go at once. The bandwidth plugin has no rate without one; this is as good as none."""
 
 _GUID = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){7}")
 _DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}")
@@ -41,7 +44,7 @@ def plan_capabilities(request: AttachRequest, cidrs: Sequence[str], allowed: Col
     """
     found: dict[str, Any] = {
         PORT_MAPPINGS: [_port(each) for each in request.port_mappings if each.host_port],
-        BANDWIDTH: plan_bandwidth(request.annotations),
+        BANDWIDTH: _bandwidth(request.annotations),
         DNS: _dns(request.dns),
         IP_RANGES: [[{"subnet": cidr}] for cidr in cidrs],
         POD_ANNOTATIONS: dict(request.annotations),
@@ -62,6 +65,14 @@ def _port(port: PortMapping) -> dict[str, Any]:
         "protocol": port.protocol,
         "hostIP": port.host_ip,
     }
+
+
+def _bandwidth(annotations: Mapping[str, str]) -> dict[str, int]:
+    asked, found = plan_bandwidth(annotations) or Bandwidth(), dict[str, int]()
+    for direction, rate in (("ingress", asked.ingress), ("egress", asked.egress)):
+        if rate:
+            found |= {f"{direction}Rate": rate, f"{direction}Burst": BURST}
+    return found
 
 
 def _dns(dns: Dns) -> dict[str, list[str]]:

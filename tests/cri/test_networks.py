@@ -20,6 +20,7 @@ from cri.fsck import fsck
 from cri.host import LivePod
 from cri.settings import PoolSettings, Settings
 from cri.state.records import SandboxState
+from network.cni.capabilities import BURST
 from network.cni.debts import TOLD
 from proto import api_pb2 as api
 from tests.cri.harness import Crisp, start
@@ -164,7 +165,7 @@ async def test_plugins_are_told_of_the_pod(crisp: Crisp, plugins: FakePlugins) -
     plugins.configure(plugins=[{"type": "first", "capabilities": capabilities}])
     await wait_until(lambda: crisp.host.provider == "cni")
     config = crisp.pod(
-        annotations={"kubernetes.io/ingress-bandwidth": "8M", "x": "y"},
+        annotations={"kubernetes.io/ingress-bandwidth": "8M", "kubernetes.io/egress-bandwidth": "1.5Mi", "x": "y"},
         dns_config=api.DNSConfig(servers=["10.0.0.10"]),
         port_mappings=[
             api.PortMapping(protocol=api.UDP, host_port=53, container_port=5353),
@@ -176,10 +177,26 @@ async def test_plugins_are_told_of_the_pod(crisp: Crisp, plugins: FakePlugins) -
     told = call["config"]["runtimeConfig"]
     assert told["portMappings"] == [{"hostPort": 53, "containerPort": 5353, "protocol": "udp", "hostIP": ""}]
     assert told["dns"] == {"servers": ["10.0.0.10"]}
-    assert told["bandwidth"]["ingressRate"] == 8_000_000
+    assert told["bandwidth"] == {
+        "ingressRate": 8_000_000,
+        "ingressBurst": BURST,
+        "egressRate": 1_572_864,
+        "egressBurst": BURST,
+    }
     assert told["io.kubernetes.cri.pod-annotations"] == dict(config.annotations)
     assert f"K8S_POD_NAME={config.metadata.name};K8S_POD_INFRA_CONTAINER_ID={pod}" in call["environment"]["CNI_ARGS"]
     assert call["environment"]["CNI_NETNS"] == f"{crisp.host.state}/pods/{pod}/ns/network"
+
+
+async def test_a_bandwidth_that_is_none_is_refused_before_a_plugin_is_called(
+    crisp: Crisp, plugins: FakePlugins
+) -> None:
+    plugins.configure()
+    await wait_until(lambda: crisp.host.provider == "cni")
+    with pytest.raises(grpc.aio.AioRpcError, match="egress-bandwidth: must be between 1k and 1P") as refused:
+        await crisp.run_pod(crisp.pod(annotations={"kubernetes.io/egress-bandwidth": "2P"}))
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert plugins.calls() == [] and not os.listdir(crisp.host.state / "pods")
 
 
 async def test_pods_of_an_earlier_boot_are_detached_by_the_next_daemon_and_garbage_is_collected(

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from cri import probes
+from network import netlink, traffic_control
 from runtime.cgroups.layout import Hierarchy, Kind, Layout
 from runtime.errors import HostFault
 from runtime.linux import libseccomp, namespaces
 from runtime.linux.libc import SyscallError
+from tests.rates import LACKING
 
 
 def test_a_host_on_which_the_tests_run_can_do_what_pods_need(tmp_path: Path) -> None:
@@ -54,6 +56,18 @@ def test_forwarding_that_cannot_be_turned_on_is_said() -> None:
 def test_links_of_the_probe_are_not_the_hosts() -> None:
     assert probes.in_thread(probes.probe_links, namespaces.CLONE_NEWNET) == "\n"
     assert not [name for _, name in socket.if_nameindex() if name.startswith("crispcheck")]
+
+
+def test_what_bandwidth_limits_lack_is_named_and_nothing_of_the_probe_is_the_hosts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if LACKING:
+        pytest.skip(LACKING)
+    assert probes.in_thread(probes.probe_bandwidth, namespaces.CLONE_NEWNET) == ""
+    assert not [name for _, name in socket.if_nameindex() if name.endswith("crispcheck")]
+    misspelt = lambda kind, value: netlink.text(kind, value.replace("tbf", "crispnone"))  # noqa: E731
+    monkeypatch.setattr(traffic_control, "text", misspelt)
+    assert "has no sch_tbf" in probes.in_thread(probes.probe_bandwidth, namespaces.CLONE_NEWNET)
 
 
 def test_a_missing_nft_is_said_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:

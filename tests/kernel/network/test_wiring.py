@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
+from network.bandwidth import Bandwidth
 from network.device import read_host
 from network.elements import Pod, plan_elements
 from network.subnet import Pool
 from network.sysctls import SysctlChange
 from network.wiring import Prepared, Survey, Wiring
 from runtime.errors import FailedPrecondition, HostFault, InvalidArgument
+from tests.rates import LACKING
 
 INSTANCE, OTHER = "0badcafe", "deadbeef"
 POOL = Pool(IPv4Network("10.91.0.0/24"))
@@ -100,6 +102,17 @@ def test_a_wired_pod_is_in_the_survey_with_its_sandbox_id(daemon: Daemon, make_n
     daemon.call("drop_orphan_link", attachment.host_interface, SANDBOX)
     daemon.call("drop_orphan_link", attachment.host_interface, SANDBOX)
     assert daemon.call("survey") == Survey((), ())
+
+
+@pytest.mark.skipif(bool(LACKING), reason=LACKING)
+def test_a_limited_pod_has_a_second_link_until_it_is_unlimited(daemon: Daemon, make_netns: Any) -> None:
+    _wire(daemon, daemon.prepare(), make_netns())
+    daemon.call("limit", SANDBOX, Bandwidth(1000, 1000))
+    found = daemon.call("survey").links
+    assert [(owner, link.kind) for owner, link in found] == [(SANDBOX, "veth"), (SANDBOX, "ifb")]
+    for _ in range(2):
+        daemon.call("unlimit", SANDBOX)
+        assert [link.kind for _, link in daemon.call("survey").links] == ["veth"]
 
 
 def test_prepare_gives_running_pods_their_elements_and_older_gateways(host: Any, daemon: Daemon) -> None:

@@ -166,3 +166,10 @@ def test_pod_links_are_found_by_instance() -> None:
     mine, half = _link(5, "crpab", "veth", POD), _link(6, "crpcd", "veth", group=OURS.group)
     links = [LO, BRIDGE, mine, half, _link(7, "crpef", "veth", Alias("deadbeef", "ef" * 32)), _link(8, "veth0", "veth")]
     assert links_of_pods(links, OURS) == [("ab" * 32, mine), ("", half)]
+
+
+def test_ifb_links_are_told_by_alias_or_by_group_too() -> None:
+    mine = _link(5, "cre1", "ifb", POD)
+    half = _link(6, "cre2", "ifb", group=OURS.group)
+    links = [mine, half, _link(7, "ifb0", "ifb"), _link(8, "dummy0", "dummy", group=OURS.group)]
+    assert links_of_pods(links, OURS) == [("ab" * 32, mine), ("", half)]

@@ -11,6 +11,7 @@ from network.names import (
     IFNAMSIZ,
     Alias,
     check_link_name,
+    egress_link_name,
     hardware_address,
     host_link_name,
     parse_alias,
@@ -47,6 +48,11 @@ def test_a_pods_link_name_fits_the_kernel() -> None:
     name = host_link_name("0123456789abcdef" * 4)
     assert name == "crp0123456789ab" and len(name) == IFNAMSIZ - 1
     assert check_link_name(name) == name
+
+
+def test_a_pods_two_links_have_names_that_differ_and_fit_the_kernel() -> None:
+    name = egress_link_name("0123456789abcdef" * 4)
+    assert name == "cre0123456789ab" and check_link_name(name) == name
 
 
 def test_the_table_carries_the_instance() -> None:

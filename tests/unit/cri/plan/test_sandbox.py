@@ -7,8 +7,9 @@ from google.protobuf import text_format
 
 from cri.plan.document import decode, encode
 from cri.plan.facts import HostFacts
-from cri.plan.sandbox import SandboxIds, SandboxPlan, cgroup_parent, plan_sandbox, sandbox_request
+from cri.plan.sandbox import BRIDGE, CNI, SandboxIds, SandboxPlan, cgroup_parent, plan_sandbox, sandbox_request
 from cri.settings import Settings
+from network.bandwidth import EGRESS, INGRESS, Bandwidth
 from proto import api_pb2 as api
 from runtime.cgroups.resources import Resources
 from runtime.errors import FailedPrecondition
@@ -93,6 +94,18 @@ def test_kubelets_parent_is_kept_and_pause_is_its_child(host: HostFacts, parent:
 )
 def test_the_nodes_namespaces_are_not_made(host: HostFacts, options: str, namespaces: tuple[str, ...]) -> None:
     assert plan(host, OPTIONS % options).namespaces == namespaces
+
+
+def test_the_bridges_pods_are_kept_to_their_rates_and_those_of_plugins_are_theirs(host: HostFacts) -> None:
+    annotations = {INGRESS: "10M", EGRESS: "1k", "other": "x"}
+    config = api.PodSandboxConfig(annotations=annotations)
+    plans = {
+        provider: plan_sandbox(config, IDS, Settings(), host, parent_exists=True, provider=provider)
+        for provider in (BRIDGE, CNI)
+    }
+    assert plans[BRIDGE].bandwidth == Bandwidth(10_000_000, 1000) and plans[CNI].bandwidth is None
+    assert decode(encode(plans[BRIDGE]), SandboxPlan) == plans[BRIDGE]
+    assert plan(host).bandwidth is None
 
 
 def test_a_host_network_pod_has_the_nodes_files_and_sysctls(host: HostFacts) -> None:

@@ -11,10 +11,12 @@ import pytest
 from cri.plan.container import ContainerIds, plan_container
 from cri.plan.facts import DeviceFacts, HostFacts
 from cri.plan.sandbox import SandboxPlan
+from cri.steps.bandwidth import LimitBandwidth
 from cri.steps.codec import AnyStep, decode, encode
 from cri.steps.container import StartInit, plan_create_steps
 from cri.steps.limits import Change, SetContainerLimits, SetOomScore, SetPodLimits
 from cri.steps.sandbox import plan_steps
+from network.bandwidth import Bandwidth
 from proto import api_pb2 as api
 from runtime.cgroups.resources import LimitPlan, Write
 from runtime.images.config import ImageConfig
@@ -24,6 +26,12 @@ from runtime.spec import ResolvedUser
 def test_a_pods_birth_survives_the_journal(pod: SandboxPlan) -> None:
     steps = plan_steps(pod)
     assert decode(encode(steps)) == steps and len(steps) == 7
+
+
+def test_a_limited_pods_birth_survives_the_journal_with_its_rates(pod: SandboxPlan) -> None:
+    steps = plan_steps(msgspec.structs.replace(pod, bandwidth=Bandwidth(10**15, 0)))
+    assert decode(encode(steps)) == steps and len(steps) == 8
+    assert steps[6] == LimitBandwidth(pod.id, Bandwidth(ingress=10**15))
 
 
 def test_a_containers_birth_survives_the_journal(pod: SandboxPlan, image: ImageConfig, host: HostFacts) -> None:

@@ -43,6 +43,8 @@ META = "config { metadata { %s } }"
 LINUX = "config { linux { %s } }"
 CONTEXT = "config { linux { security_context { %s } } }"
 NAMESPACES = "config { linux { security_context { namespace_options { %s } } } }"
+ANNOTATION = 'config { annotations { key: "kubernetes.io/%s-bandwidth" value: "%s" } }'
+HOST_NETWORK = NAMESPACES % "network: NODE" + "config { linux { sysctls { key: 'net.core.somaxconn' value: '' } } }"
 MAPPING = "{ container_id: 0 host_id: 100000 length: 65536 }"
 
 PASSING = [
@@ -53,12 +55,14 @@ PASSING = [
     "config { port_mappings { container_port: 80 } port_mappings { container_port: 80 protocol: UDP } }",
     NAMESPACES % "pid: NODE ipc: POD",
     NAMESPACES % "userns_options { mode: NODE }",
-    NAMESPACES % "network: NODE" + "config { linux { sysctls { key: 'net.core.somaxconn' value: '' } } }",
+    HOST_NETWORK,
     CONTEXT % 'apparmor {} selinux_options { type: "container_t" level: "s0:c1,c2" }',
     CONTEXT % "privileged: true seccomp { profile_type: Localhost localhost_ref: '/p.json' }",
     LINUX % 'cgroup_parent: "kubepods/pod1"',
     LINUX % 'cgroup_parent: "/kubelet.slice/pod1"',
     LINUX % "overhead { cpu_quota: -1 }",
+    ANNOTATION % ("ingress", "10M") + ANNOTATION % ("egress", "1.5Gi"),
+    ANNOTATION % ("any", "much"),
 ]
 
 # (row of the table of bad inputs or the field, the change, the fault, words of its message)
@@ -157,6 +161,17 @@ REFUSED: list[tuple[str, str, type[Fault], str]] = [
         "port_mappings { container_port: 81 host_port: 8080 } }",
         InvalidArgument,
         "given twice: 8080",
+    ),
+    ("bandwidth", ANNOTATION % ("ingress", "10MB"), InvalidArgument, "ingress-bandwidth: is no bandwidth"),
+    ("bandwidth", ANNOTATION % ("egress", ""), InvalidArgument, "egress-bandwidth: is no bandwidth"),
+    ("bandwidth", ANNOTATION % ("egress", "999"), InvalidArgument, "must be between 1k and 1P, not '999'"),
+    ("bandwidth", ANNOTATION % ("ingress", "1001T"), InvalidArgument, "must be between 1k and 1P"),
+    ("bandwidth", HOST_NETWORK + ANNOTATION % ("egress", "x"), InvalidArgument, "is no bandwidth"),
+    (
+        "bandwidth",
+        HOST_NETWORK + ANNOTATION % ("egress", "1M"),
+        FailedPrecondition,
+        "annotation kubernetes.io/egress-bandwidth: a pod in the node's network has no link to limit",
     ),
     ("port", "config { port_mappings { container_port: 80 protocol: 9 } }", InvalidArgument, "no such protocol"),
     ("port", "config { port_mappings { container_port: 80 host_ip: 'x' } }", InvalidArgument, "is no address"),

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from network.cni.bandwidth import INGRESS
-from network.cni.capabilities import BY_ANNOTATION, POD_ANNOTATIONS, inject, plan_capabilities
+from network.bandwidth import EGRESS, INGRESS
+from network.cni.capabilities import BURST, BY_ANNOTATION, POD_ANNOTATIONS, inject, plan_capabilities
 from network.provider import AttachRequest, Dns, PortMapping
 from runtime.errors import InvalidArgument
 
@@ -36,6 +36,23 @@ def test_all_of_the_pods_wishes_become_arguments() -> None:
     assert found["ipRanges"] == [[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd01::/64"}]]
     assert (found["deviceID"], found["infinibandGUID"]) == ("0000:03:00.1", "24:8a:07:03:00:8d:ae:2e")
     assert found[POD_ANNOTATIONS] == annotations
+
+
+@pytest.mark.parametrize(
+    ("annotations", "told"),
+    [
+        ({INGRESS: "1.5M", "other": "x"}, {"ingressRate": 1_500_000, "ingressBurst": BURST}),
+        ({EGRESS: "2M"}, {"egressRate": 2 * 10**6, "egressBurst": BURST}),
+        (
+            {EGRESS: "1k", INGRESS: "1P"},
+            {"ingressRate": 10**15, "ingressBurst": BURST, "egressRate": 1000, "egressBurst": BURST},
+        ),
+    ],
+)
+def test_each_rate_is_told_with_a_burst_for_its_direction_alone(
+    annotations: dict[str, str], told: dict[str, int]
+) -> None:
+    assert plan_capabilities(pod(annotations=annotations), (), ())["bandwidth"] == told
 
 
 def test_a_pods_own_ranges_win_over_the_nodes() -> None:

@@ -1,0 +1,59 @@
+"""How much goes through a connection: for tests of what limits it.
+
+``LACKING`` says why this kernel cannot limit anything, for tests to skip by.
+
+Invariant: both ends are closed and the sender's thread has ended when ``measure`` returns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+
+from cri.probes import in_thread, probe_bandwidth
+from runtime.linux import namespaces
+
+LACKING = in_thread(probe_bandwidth, namespaces.CLONE_NEWNET)
+
+WARMING, MEASURED = 0.4, 1.2
+"""Seconds: in the first a bucket's burst passes and the sender finds its pace."""
+
+PATIENCE = 30
+
+
+def measure(sender: socket.socket, receiver: socket.socket) -> float:
+    """Mbit/s of what arrives, of a connection's two ends; headers do not count."""
+    thread = threading.Thread(target=_send, args=(sender,))
+    with receiver:
+        receiver.settimeout(PATIENCE)
+        thread.start()
+        try:
+            return _receive(receiver)
+        finally:
+            receiver.shutdown(socket.SHUT_RDWR)
+            with contextlib.suppress(OSError):
+                sender.shutdown(socket.SHUT_RDWR)
+            thread.join()
+            sender.close()
+
+
+def _send(sender: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            sender.sendall(bytes(1 << 14))
+
+
+def _receive(receiver: socket.socket) -> float:
+    _read_for(receiver, WARMING)
+    got, seconds = _read_for(receiver, MEASURED)
+    return got * 8 / seconds / 1e6
+
+
+def _read_for(receiver: socket.socket, seconds: float) -> tuple[int, float]:
+    """Bytes, and the seconds in which they came: from a read to a read."""
+    got, begin = 0, time.monotonic()
+    while (taken := time.monotonic() - begin) < seconds:
+        got += len(receiver.recv(1 << 16))
+    return got, taken

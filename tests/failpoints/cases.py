@@ -16,7 +16,7 @@ from typing import Any
 import grpc
 
 from proto import api_pb2 as api
-from tests.failpoints.points import CREATE, REMOVE, REMOVE_POD, RUN, START, STOP, UPDATE, UPDATE_POD, Point
+from tests.failpoints.points import CREATE, RATES, REMOVE, REMOVE_POD, RUN, START, STOP, UPDATE, UPDATE_POD, Point
 from tests.failpoints.serving import PATIENCE, Daemon, wait_for
 from tests.failpoints.truth import check_nothing_remains, check_stopped, check_truth
 
@@ -51,6 +51,7 @@ def prepare(daemon: Daemon, operation: str, *, begins_blank: bool = False) -> Po
     port = api.PortMapping(protocol=api.UDP, container_port=53, host_port=next(HOST_PORTS))
     pod = Pod(daemon.pod(port_mappings=[] if begins_blank else [port]))
     pod.request.config.linux.resources.CopyFrom(OLD_POD)
+    pod.request.config.annotations.update(RATES)
     if operation == RUN:
         return pod
     pod.sandbox = daemon.run_pod(pod.request)

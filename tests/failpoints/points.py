@@ -21,12 +21,14 @@ from cri.steps.codec import AnyStep
 from cri.steps.container import StartInit, plan_create_steps
 from cri.steps.limits import Change, SetContainerLimits, SetOomScore, SetPodLimits
 from cri.steps.sandbox import BLANK_DONE, ENDS_AT_STOP, plan_blank_steps, plan_steps
+from network.bandwidth import EGRESS, INGRESS
 from proto import api_pb2 as api
 from runtime.cgroups.layout import Kind, Layout
 from runtime.cgroups.resources import LimitPlan
 from runtime.images.config import ImageConfig
 from runtime.images.platforms import Platform
 from runtime.steps import APPLY_PLACES, UNDO_PLACE, apply_points, undo_points
+from tests.rates import LACKING
 
 RUN, CREATE, START = "RunPodSandbox", "CreateContainer", "StartContainer"
 UPDATE, UPDATE_POD = "UpdateContainerResources", "UpdatePodSandboxResources"
@@ -36,6 +38,9 @@ NO_CHANGE = Change("/c", LimitPlan(()), ())
 START_STEPS = (StartInit("s", "c", "/c"),)
 UPDATE_STEPS = (SetOomScore("c", "/c", 0), SetContainerLimits("s", "c", NO_CHANGE, b""))
 UPDATE_POD_STEPS = (SetPodLimits("s", NO_CHANGE, b""),)
+
+RATES = {} if LACKING else {INGRESS: "20M", EGRESS: "10M"}
+"""Annotations of every pod here: none where the kernel could not limit one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +61,8 @@ def sample_steps() -> tuple[Sequence[AnyStep], Sequence[AnyStep]]:
         kind=Kind.V2, v1=(), v2="/c", v2_controllers=frozenset(), own_v2="/", swap=False, page_sizes=frozenset()
     )
     facts = HostFacts(hostname="node", layout=layout, bounding=())
-    pod = plan_sandbox(api.PodSandboxConfig(), SandboxIds("s" * 64, "0" * 8), Settings(), facts, parent_exists=False)
+    config = api.PodSandboxConfig(annotations=RATES)
+    pod = plan_sandbox(config, SandboxIds("s" * 64, "0" * 8), Settings(), facts, parent_exists=False)
     image = ImageConfig(Platform("linux", "amd64", ""), (), ("/entry",), (), "", "", (), {}, "", ())
     container = plan_container(
         api.ContainerConfig(),
@@ -122,4 +128,4 @@ def all_steps() -> set[type]:
     return {type(step) for step in (*pod, *container, *later, *plan_blank_steps("s", "/s"))}
 
 
-__all__ = ["UNDO_PLACE", "Point", "all_points", "all_steps", "blank_points", "pool_points"]
+__all__ = ["LACKING", "RATES", "UNDO_PLACE", "Point", "all_points", "all_steps", "blank_points", "pool_points"]

@@ -24,7 +24,7 @@ from typing import Any
 
 import grpc
 
-from network.names import host_link_name, parse_alias, table_name
+from network.names import egress_link_name, host_link_name, parse_alias, table_name
 from proto import api_pb2 as api
 from runtime.cgroups import kill
 from runtime.cgroups.layout import detect, directory, dirs
@@ -167,6 +167,10 @@ def lies_about_pod(daemon: Daemon, pod: api.PodSandbox, seen: Seen) -> Iterator[
         return
     if not Path(f"/sys/class/net/{host_link_name(pod.id)}").exists():
         yield f"pod {pod.id} is ready, but it has no link"
+    rates = plan["bandwidth"] or {}
+    made = Path(f"/sys/class/net/{egress_link_name(pod.id)}").exists()
+    if made != bool(rates.get("egress")):
+        yield f"pod {pod.id} was to have {rates or 'no rates'}, and {'has' if made else 'has not'} the link of one"
     address = answer.status.network.ip
     if not address or address not in seen.addresses:
         yield f"pod {pod.id} is ready, but its address {address} is not its own"

@@ -44,7 +44,6 @@ LINUX = "config { linux { %s } }"
 CONTEXT = "config { linux { security_context { %s } } }"
 NAMESPACES = "config { linux { security_context { namespace_options { %s } } } }"
 ANNOTATION = 'config { annotations { key: "kubernetes.io/%s-bandwidth" value: "%s" } }'
-HOST_NETWORK = NAMESPACES % "network: NODE" + "config { linux { sysctls { key: 'net.core.somaxconn' value: '' } } }"
 MAPPING = "{ container_id: 0 host_id: 100000 length: 65536 }"
 
 PASSING = [
@@ -55,7 +54,7 @@ PASSING = [
     "config { port_mappings { container_port: 80 } port_mappings { container_port: 80 protocol: UDP } }",
     NAMESPACES % "pid: NODE ipc: POD",
     NAMESPACES % "userns_options { mode: NODE }",
-    HOST_NETWORK,
+    NAMESPACES % "network: NODE" + "config { linux { sysctls { key: 'net.core.somaxconn' value: '' } } }",
     CONTEXT % 'apparmor {} selinux_options { type: "container_t" level: "s0:c1,c2" }',
     CONTEXT % "privileged: true seccomp { profile_type: Localhost localhost_ref: '/p.json' }",
     LINUX % 'cgroup_parent: "kubepods/pod1"',
@@ -166,13 +165,6 @@ REFUSED: list[tuple[str, str, type[Fault], str]] = [
     ("bandwidth", ANNOTATION % ("egress", ""), InvalidArgument, "egress-bandwidth: is no bandwidth"),
     ("bandwidth", ANNOTATION % ("egress", "999"), InvalidArgument, "must be between 1k and 1P, not '999'"),
     ("bandwidth", ANNOTATION % ("ingress", "1001T"), InvalidArgument, "must be between 1k and 1P"),
-    ("bandwidth", HOST_NETWORK + ANNOTATION % ("egress", "x"), InvalidArgument, "is no bandwidth"),
-    (
-        "bandwidth",
-        HOST_NETWORK + ANNOTATION % ("egress", "1M"),
-        FailedPrecondition,
-        "annotation kubernetes.io/egress-bandwidth: a pod in the node's network has no link to limit",
-    ),
     ("port", "config { port_mappings { container_port: 80 protocol: 9 } }", InvalidArgument, "no such protocol"),
     ("port", "config { port_mappings { container_port: 80 host_ip: 'x' } }", InvalidArgument, "is no address"),
     ("modes", NAMESPACES % "network: CONTAINER", InvalidArgument, "one of POD, NODE"),
@@ -231,6 +223,25 @@ def test_a_nul_is_refused_wherever_a_text_is_more_than_stored(host: HostFacts) -
             validate_run_pod_sandbox(request, host)
             accepted.add(field)
     assert accepted == set()
+
+
+@pytest.mark.parametrize(
+    ("direction", "value", "fault", "words"),
+    [
+        ("ingress", "1M", FailedPrecondition, "ingress-bandwidth: a pod in the node's network has no link to limit"),
+        ("egress", "1M", FailedPrecondition, "egress-bandwidth: a pod in the node's network has no link to limit"),
+        ("egress", "x", InvalidArgument, "is no bandwidth"),
+    ],
+)
+def test_a_pod_in_the_nodes_network_cannot_be_limited(
+    host: HostFacts, direction: str, value: str, fault: type[Fault], words: str
+) -> None:
+    request = make_request(NAMESPACES % "network: NODE" + ANNOTATION % (direction, value))
+    del request.config.linux.sysctls["net.core.somaxconn"]
+    with pytest.raises(Fault) as raised:
+        validate_run_pod_sandbox(request, host)
+    assert type(raised.value) is fault
+    assert words in str(raised.value)
 
 
 @pytest.mark.parametrize("field", ["config", "metadata"])

@@ -24,18 +24,22 @@ IN_FLIGHT = 96 << 10
 """Bytes at most: fewer than a bucket's queue holds at 10 Mbit/s. What is measured is then the limit, and not
 how a sender gets over the losses of its beginning; and more than goes in the time that a busy CPU takes."""
 
+TRIES = 4
+"""A machine that is busy with something else makes a rate lower. Only the limit makes it no higher."""
+
 PATIENCE = 30
 
 
-def measure(sender: socket.socket, receiver: socket.socket) -> float:
-    """Mbit/s of what arrives, of a connection's two ends; headers do not count."""
+def measure(sender: socket.socket, receiver: socket.socket, enough: float) -> float:
+    """Mbit/s of what arrives, of a connection's two ends; headers do not count. Where it is not ``enough``
+    it is measured again, and the highest counts."""
     thread = threading.Thread(target=_send, args=(sender,))
     with receiver:
         receiver.settimeout(PATIENCE)
         receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, IN_FLIGHT)
         thread.start()
         try:
-            return _receive(receiver)
+            return _receive(receiver, enough)
         finally:
             receiver.shutdown(socket.SHUT_RDWR)
             with contextlib.suppress(OSError):
@@ -50,10 +54,15 @@ def _send(sender: socket.socket) -> None:
             sender.sendall(bytes(1 << 14))
 
 
-def _receive(receiver: socket.socket) -> float:
+def _receive(receiver: socket.socket, enough: float) -> float:
     _read_for(receiver, WARMING)
-    got, seconds = _read_for(receiver, MEASURED)
-    return got * 8 / seconds / 1e6
+    highest = 0.0
+    for _ in range(TRIES):
+        got, seconds = _read_for(receiver, MEASURED)
+        highest = max(highest, got * 8 / seconds / 1e6)
+        if highest >= enough:
+            break
+    return highest
 
 
 def _read_for(receiver: socket.socket, seconds: float) -> tuple[int, float]:

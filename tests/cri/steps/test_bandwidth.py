@@ -57,11 +57,11 @@ async def test_a_pod_keeps_to_the_ten_mbit_a_second_of_its_annotation(crisp: Cri
     """Within 20 %. What it does in the other direction is not limited."""
     pod = await crisp.run_pod(crisp.pod(annotations={annotation: "10M"}))
     near, far = await connect(crisp, pod)
-    receives = await asyncio.to_thread(measure, near, far)
+    receives = await asyncio.to_thread(measure, near, far, 8 if annotation == INGRESS else 60)
     near, far = await connect(crisp, pod)
-    sends = await asyncio.to_thread(measure, far, near)
+    sends = await asyncio.to_thread(measure, far, near, 8 if annotation == EGRESS else 60)
     limited, other = (receives, sends) if annotation == INGRESS else (sends, receives)
-    assert 8 <= limited <= 12 and other > 5 * 12
+    assert 8 <= limited <= 12 and other >= 60
 
 
 @needs_limits
@@ -103,7 +103,7 @@ async def test_every_undo_is_idempotent_applied_or_not(crisp: Crisp, annotations
 
 @needs_limits
 async def test_fsck_finds_an_ifb_link_that_belongs_to_nobody_and_removes_it(crisp: Crisp) -> None:
-    id, links_before = "ab" * 32, links()
+    id = "ab" * 32
     made = await crisp.host.pool._make()
     await crisp.host.bridge.limit(made, Bandwidth(egress=1000))
     alias = f"crisp:{crisp.host.instance}:{id}"
@@ -114,10 +114,12 @@ async def test_fsck_finds_an_ifb_link_that_belongs_to_nobody_and_removes_it(cris
         process = await asyncio.create_subprocess_exec("ip", *command)
         assert await process.wait() == 0
     await crisp.host.pool.drop(made)
-    (found,) = [each for each in await fsck(crisp.host, repair=False) if each.kind == OrphanKind.LINK.value]
-    assert (found.object, found.message) == (egress_link_name(id), "belongs to no pod")
-    assert all(each.repaired for each in await fsck(crisp.host, repair=True))
-    await crisp.until(lambda: links() == links_before)
+    try:
+        (found,) = [each for each in await fsck(crisp.host, repair=False) if each.object == egress_link_name(id)]
+        assert (found.kind, found.message) == (OrphanKind.LINK.value, "belongs to no pod")
+    finally:
+        repaired = await fsck(crisp.host, repair=True)
+    assert all(each.repaired for each in repaired) and egress_link_name(id) not in links()
 
 
 @pytest.mark.parametrize("value", ["", "10MB", "-1M", "999", "1001T", "10M\n"])

@@ -8,6 +8,9 @@ from collections.abc import Callable, Collection
 from ipaddress import ip_address
 from typing import Any
 
+import pytest
+
+from network.bandwidth import Bandwidth
 from tests.kernel.network.nodes import (
     DUAL,
     ONE,
@@ -16,6 +19,7 @@ from tests.kernel.network.nodes import (
     set_bridge_filter,
 )
 from tests.kernel.network.talk import SECONDS, ask, end, listen
+from tests.rates import LACKING
 
 BROADCAST = b"\xff" * 6
 
@@ -92,12 +96,18 @@ def _seen(watcher: socket.socket, last: bytes) -> set[bytes]:
     return found - {last}
 
 
-def test_a_pod_speaks_for_itself_alone(run_node: Callable[..., None]) -> None:
-    """What is forged does not arrive, but does where nothing looks at what comes from pods."""
+@pytest.mark.parametrize(
+    "limited", [False, pytest.param(True, marks=pytest.mark.skipif(bool(LACKING), reason=LACKING))]
+)
+def test_a_pod_speaks_for_itself_alone(run_node: Callable[..., None], limited: bool) -> None:
+    """What is forged does not arrive, but does where nothing looks at what comes from pods. What went
+    through an ifb link is looked at, too."""
 
     async def test(node: Node) -> None:
         set_bridge_filter(node.host, "0")  # which would refuse our checksums
         (pod, _), (other, _) = await node.attach(ONE), await node.attach(TWO)
+        if limited:
+            await node.provider.limit(ONE, Bandwidth(egress=10_000_000))
         _wait_for_links(pod, other)
         watcher = other.do(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)))
         frames = {**FORGED, **HONEST}

@@ -17,6 +17,7 @@ import signal
 from collections import Counter
 from collections.abc import Iterable
 from enum import StrEnum
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import msgspec
@@ -40,6 +41,7 @@ from cri.state.leases import LeaseTable
 from cri.state.meta import POD_CIDR, Meta
 from cri.state.ports import PortTable
 from cri.state.records import ContainerRecord, ContainerState, SandboxRecord, SandboxState
+from cri.state.routes import RouteRecord
 from cri.state.store import Store
 from cri.streaming.server import StreamingServer
 from cri.tasks import Tasks
@@ -50,6 +52,7 @@ from network.cni import provider as cni_provider
 from network.cni.provider import CniProvider
 from network.host import HostNetwork
 from network.netthread import NetThread
+from network.routes import StaticRoute
 from runtime.cgroups.layout import detect
 from runtime.cgroups.stats import Sweeper
 from runtime.errors import FailedPrecondition, Fault, HostFault
@@ -167,8 +170,9 @@ def build_network(
         loopback_ports=settings.network.loopback_host_ports,
         host_ports=allowed_ports(settings.network),
         forward_rule=settings.network.forward_rule,
+        routes=tuple(StaticRoute(ip_network(each.to), ip_address(each.via)) for each in settings.network.routes),
     )
-    provider = BridgeProvider(bridge, LeaseTable(database), PortTable(database), thread)
+    provider = BridgeProvider(bridge, LeaseTable(database), PortTable(database), RouteRecord(meta), thread)
     undo.push_async_callback(provider.close)
     cni = CniProvider(cni_settings(settings, root), thread, tasks.spawn, cidr.split(",") if cidr else ())
     undo.callback(cni.close)

@@ -1,7 +1,8 @@
 """The built-in provider: one bridge a daemon, a veth pair and an address lease or two a pod.
 
 The asynchronous side: leases, settings and the order of things. ``network.wiring`` does
-the blocking part in the net thread, a ``LeaseStore`` and a ``PortStore`` of ``cri.state`` remember.
+the blocking part in the net thread, a ``LeaseStore``, a ``PortStore`` and a
+``RouteStore`` of ``cri.state`` remember.
 
 Invariant: a pod's set elements are gone before its leases are released, and a released
 address rests for longer than its old link can live on.
@@ -21,8 +22,10 @@ from network.errors import NetworkNotReady
 from network.lease import REST_SECONDS, Lease, Leases, LeaseStore
 from network.names import egress_link_name, host_link_name
 from network.netthread import NetThread
+from network.other_nodes import OtherNodes
 from network.ports import HostPorts, PortStore, describe, refuse_loopback, refuse_versions
 from network.provider import Attachment, AttachRequest, NetworkStatus, Orphan, OrphanKind, PortMapping
+from network.routes import RouteStore, StaticRoute
 from network.subnet import Pool, parse_subnets, refuse_overlaps
 from network.sysctls import SysctlChange
 from network.wiring import Prepared, Wiring
@@ -43,8 +46,8 @@ class BridgeSettings:
 
     ``forward_rule``: whether chains of others that drop what they do not know get rules for pods.
     ``host_ports`` are what pods may use of the node, None for everything. ``loopback_ports``:
-    whether host ports are reached through 127.0.0.1, too. ``rest`` (s) is how long released
-    addresses rest, ``linger`` (s) see LINGER_SECONDS.
+    whether host ports are reached through 127.0.0.1, too. ``routes`` lead to other nodes' pods.
+    ``rest`` (s) is how long released addresses rest, ``linger`` (s) see LINGER_SECONDS.
     """
 
     instance: str
@@ -54,6 +57,7 @@ class BridgeSettings:
     forward_rule: bool = False
     host_ports: tuple[tuple[str, int], ...] | None = None
     loopback_ports: bool = True
+    routes: tuple[StaticRoute, ...] = ()
     rest: float = REST_SECONDS
     linger: float = LINGER_SECONDS
     nft_path: str | None = None
@@ -64,7 +68,9 @@ class BridgeProvider:
 
     name = "bridge"
 
-    def __init__(self, settings: BridgeSettings, store: LeaseStore, ports: PortStore, thread: NetThread) -> None:
+    def __init__(
+        self, settings: BridgeSettings, store: LeaseStore, ports: PortStore, routes: RouteStore, thread: NetThread
+    ) -> None:
         """Touches nothing on the host.
 
         Raises:
@@ -81,8 +87,10 @@ class BridgeProvider:
             loopback=settings.loopback_ports,
             host_ports=settings.host_ports,
             forward_rule=settings.forward_rule,
+            elsewhere=tuple(route.to for route in settings.routes),
             nft_path=settings.nft_path,
         )
+        self._other_nodes = OtherNodes(settings.routes, routes, thread, self._wiring)
         self._pools = parse_subnets(settings.subnets)
         self._prepared: Prepared | None = None
         self._preparing = asyncio.Lock()
@@ -118,7 +126,10 @@ class BridgeProvider:
         names = {lease.pool for lease in held} - {pool.name for pool in pools}
         older = [Pool(ip_network(name)) for name in sorted(names)]
         refuse_overlaps(pools, older)
-        return await self._thread.run(self._wiring.prepare, pools, older, _pods(held, ports))
+        await self._other_nodes.clear([pool.network for pool in (*pools, *older)])
+        prepared = await self._thread.run(self._wiring.prepare, pools, older, _pods(held, ports))
+        await self._other_nodes.settle()
+        return prepared
 
     @contextlib.asynccontextmanager
     async def reserve(self, sandbox_id: str, port_mappings: Sequence[PortMapping]) -> AsyncIterator[None]:
@@ -220,7 +231,7 @@ class BridgeProvider:
             missing = await self._thread.run(self._wiring.problem, prepared) if prepared else "everything"
             if missing:
                 await self._renew(prepared)
-            notes = await self._thread.run(self._wiring.notes)
+            notes = await self._thread.run(self._wiring.notes) + await self._other_nodes.notes()
         except Fault as fault:
             return NetworkStatus(False, "NetworkNotPrepared", str(fault))
         return NetworkStatus(True, message="; ".join(notes))
@@ -267,6 +278,7 @@ class BridgeProvider:
             )
         async with self._preparing:
             self._prepared = None
+            await self._other_nodes.remove()
             await self._thread.run(self._wiring.teardown)
 
     async def close(self) -> None:

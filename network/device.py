@@ -17,6 +17,7 @@ from network import rtnetlink
 from network.hostnet import HostNetworks, belongs_to, check_bridge, links_of_pods
 from network.names import POD_INTERFACE, Alias, hardware_address, host_link_name
 from network.netlink import NETLINK_ROUTE, NetlinkSocket
+from network.routes import PROTOCOL, STEP, RoutePlan, StaticRoute
 from network.rtnetlink import RT_SCOPE_UNIVERSE, Address, Interface, Link, Peer
 from network.subnet import Pool
 from network.sysctls import set_sysctl
@@ -175,6 +176,27 @@ def delete_owned(route: NetlinkSocket, name: str, owner: Alias) -> bool:
             raise
         return False
     return True
+
+
+def apply_routes(route: NetlinkSocket, plan: RoutePlan) -> dict[StaticRoute, HostFault]:
+    """Remove and make routes to other nodes; those that the kernel would not make, and why.
+
+    Raises:
+        HostFault: one cannot be removed.
+    """
+    for each in plan.remove:
+        try:
+            route.transact([rtnetlink.delete_route(each.to, each.via, PROTOCOL)], step=STEP)
+        except HostFault as fault:
+            if fault.errno != errno.ESRCH:  # it went with its link
+                raise
+    refused: dict[StaticRoute, HostFault] = {}
+    for each in plan.add:
+        try:
+            route.transact([rtnetlink.new_route(each.to, each.via, PROTOCOL)], step=STEP)
+        except HostFault as fault:
+            refused[each] = fault
+    return refused
 
 
 def open_route_socket() -> NetlinkSocket:

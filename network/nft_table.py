@@ -35,12 +35,13 @@ _LOOPBACK = "127.0.0.0/8"
 class Rules:
     """What the table is to do: for pods on ``bridge``, in ``subnets``; ``loopback`` leads host ports on
     127.0.0.1 to pods. ``host_ports`` are what pods may use of the node itself, as pairs of protocol
-    and port beside DNS; None for everything."""
+    and port beside DNS; None for everything. ``elsewhere`` are the subnets of other nodes' pods."""
 
     bridge: str
     subnets: tuple[Network, ...] = ()
     loopback: bool = True
     host_ports: tuple[tuple[str, int], ...] | None = None
+    elsewhere: tuple[Network, ...] = ()
 
 
 def plan_table(instance: str, rules: Rules) -> str:
@@ -58,7 +59,9 @@ def plan_table(instance: str, rules: Rules) -> str:
             f"add set {table} {SUBNETS[version]} {{ type {kind}; flags interval; }}",
             f"flush set {table} {SUBNETS[version]}",
         ]
-    lines += [f"add element {table} {SUBNETS[subnet.version]} {{ {subnet} }}" for subnet in rules.subnets]
+    lines += [
+        f"add element {table} {SUBNETS[subnet.version]} {{ {subnet} }}" for subnet in (*rules.subnets, *rules.elsewhere)
+    ]
     for name, declaration, content in _chains(rules):
         lines += [f"add chain {table} {name} {declaration}".rstrip(), f"flush chain {table} {name}"]
         lines += [f"add rule {table} {name} {rule}" for rule in content]
@@ -125,10 +128,10 @@ def _host_ports() -> Iterator[str]:
 
 
 def _masquerade(rules: Rules) -> Iterator[str]:
-    """Pods reach each other and multicast groups with their own addresses, all else with the
-    node's. Who is led from a host port to a pod and could be answered past the node, or not at
-    all, comes from the node as well: a pod (that one itself, say), and the loopback. Whose rule
-    has led him there cannot be seen; so does who came by a service for the same port."""
+    """Pods reach each other, those of other nodes too, and multicast groups with their own addresses,
+    all else with the node's. Who is led from a host port to a pod and could be answered past the node,
+    or not at all, comes from the node as well: a pod (that one itself, say), and the loopback. Whose
+    rule has led him there cannot be seen; so does who came by a service for the same port."""
     for version, field in _FIELDS.items():
         yield (
             f"{field} saddr @{PODS[version]} ct status dnat "

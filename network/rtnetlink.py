@@ -37,7 +37,7 @@ Network = IPv4Network | IPv6Network
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
-RTM_NEWROUTE, RTM_GETROUTE = 24, 26
+RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 
 IFF_UP = 0x1
 RT_TABLE_MAIN = 254
@@ -99,7 +99,7 @@ class LinkAddress:
 @dataclass(frozen=True, slots=True)
 class Route:
     """A route; ``link`` the index of its interface, of several the first (0 for none, as with
-    a blackhole), ``source`` the source address that it prefers."""
+    a blackhole), ``source`` the source address that it prefers, ``protocol`` who made it."""
 
     destination: Network
     link: int
@@ -108,6 +108,7 @@ class Route:
     source: Address | None
     table: int
     kind: int
+    protocol: int = 0
 
 
 def _ifinfo(index: int = 0, flags: int = 0) -> bytes:
@@ -219,11 +220,26 @@ def dump_addresses() -> Message:
 
 
 def new_default_route(gateway: Address) -> Message:
-    family = FAMILIES[gateway.version]
-    body = _RTMSG.pack(family, 0, 0, 0, RT_TABLE_MAIN, _RTPROT_STATIC, RT_SCOPE_UNIVERSE, RTN_UNICAST, 0)
+    return new_route(_ip_network("0.0.0.0/0" if gateway.version == 4 else "::/0"), gateway, _RTPROT_STATIC)
+
+
+def new_route(destination: Network, gateway: Address, protocol: int) -> Message:
+    """A route of the main table; one to the same ``destination`` that is there already is refused."""
+    return _route("RTM_NEWROUTE", RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, destination, gateway, protocol)
+
+
+def delete_route(destination: Network, gateway: Address, protocol: int) -> Message:
+    """The same route: one via another gateway or of another protocol stays."""
+    return _route("RTM_DELROUTE", RTM_DELROUTE, 0, destination, gateway, protocol)
+
+
+def _route(call: str, kind: int, flags: int, to: Network, gateway: Address, protocol: int) -> Message:
+    family = FAMILIES[to.version]
+    body = _RTMSG.pack(family, to.prefixlen, 0, 0, RT_TABLE_MAIN, protocol, RT_SCOPE_UNIVERSE, RTN_UNICAST, 0)
+    if to.prefixlen:
+        body += attribute(_RTA_DST, to.network_address.packed)
     body += attribute(_RTA_GATEWAY, gateway.packed)
-    flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL
-    return Message("RTM_NEWROUTE", f"default via {gateway}", RTM_NEWROUTE, flags, body)
+    return Message(call, f"{to if to.prefixlen else 'default'} via {gateway}", kind, flags | NLM_F_ACK, body)
 
 
 def dump_routes(version: int) -> Message:
@@ -259,7 +275,7 @@ def parse_address(reply: Reply) -> LinkAddress:
 
 def parse_route(reply: Reply) -> Route:
     """The route of an RTM_NEWROUTE answer."""
-    family, length, _, _, table, _, _, kind, _ = _RTMSG.unpack_from(reply.body)
+    family, length, _, _, table, protocol, _, kind, _ = _RTMSG.unpack_from(reply.body)
     found = parse_attributes(reply.body[_RTMSG.size :])
     raw = found.get(_RTA_DST, bytes(16 if family == socket.AF_INET6 else 4))
     return Route(
@@ -270,6 +286,7 @@ def parse_route(reply: Reply) -> Route:
         source=ip_address(found[_RTA_PREFSRC]) if _RTA_PREFSRC in found else None,
         table=_number(found.get(_RTA_TABLE, b"")) or table,
         kind=kind,
+        protocol=protocol,
     )
 
 

@@ -24,7 +24,8 @@ from network.netlink import NetlinkSocket
 from network.nft import Table
 from network.nft_table import Rules
 from network.provider import Attachment
-from network.rtnetlink import Link
+from network.routes import RoutePlan, StaticRoute, plan_routes
+from network.rtnetlink import Link, Network
 from network.subnet import Pool
 from network.sysctls import SysctlChange, enable_forwarding, set_sysctl
 from runtime.errors import FailedPrecondition, Fault, HostFault
@@ -65,6 +66,7 @@ class Wiring:
         loopback: bool = True,
         host_ports: tuple[tuple[str, int], ...] | None = None,
         forward_rule: bool = False,
+        elsewhere: tuple[Network, ...] = (),
         nft_path: str | None = None,
     ) -> None:
         """``root`` is the real path of the instance's root directory; for ``forward_rule``
@@ -75,7 +77,7 @@ class Wiring:
         """
         self._alias = Alias(instance, root)
         self._bridge = check_link_name(bridge)
-        self._rules = Rules(self._bridge, loopback=loopback, host_ports=host_ports)
+        self._rules = Rules(self._bridge, loopback=loopback, host_ports=host_ports, elsewhere=elsewhere)
         self._forward_rule = forward_rule
         self._versions: frozenset[int] = frozenset()
         self._notes: tuple[float, tuple[str, ...]] = (-math.inf, ())
@@ -129,6 +131,16 @@ class Wiring:
         self._versions = frozenset(versions)
         self._settle_forwarding()
         return Prepared(tuple(pools), index, mtu)
+
+    def plan_routes(
+        self, wanted: Sequence[StaticRoute], recorded: Sequence[StaticRoute], subnets: Sequence[Network]
+    ) -> RoutePlan:
+        """See ``network.routes``. Raises FailedPrecondition."""
+        return plan_routes(device.read_host(self._route), wanted, recorded, subnets, self._bridge)
+
+    def apply_routes(self, plan: RoutePlan) -> dict[StaticRoute, HostFault]:
+        """See ``network.device``. Raises HostFault."""
+        return device.apply_routes(self._route, plan)
 
     def _settle_forwarding(self) -> None:
         """Let pods through tables of others, or take that back. What they refuse is told by ``notes``."""

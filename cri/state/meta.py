@@ -20,6 +20,9 @@ POD_CIDR = "pod_cidr"
 SYSCTLS = "sysctls"
 """What ``cri.changed_sysctls`` keeps, as JSON."""
 
+ROUTES = "routes"
+"""What ``cri.state.routes`` keeps, as JSON."""
+
 PUT = "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 
 

@@ -21,6 +21,7 @@ from network.lease import MemoryLeaseStore
 from network.netthread import NetThread
 from network.ports import MemoryPortStore
 from network.provider import Attachment, AttachRequest, PortMapping
+from network.routes import MemoryRouteStore
 from tests.kernel.network.talk import SECONDS, connect, listen
 
 SETTINGS = BridgeSettings(
@@ -91,10 +92,14 @@ def run_on(
 
 @asynccontextmanager
 async def providing(
-    host: Any, settings: BridgeSettings, store: MemoryLeaseStore, ports: MemoryPortStore
+    host: Any,
+    settings: BridgeSettings,
+    store: MemoryLeaseStore,
+    ports: MemoryPortStore,
+    routes: MemoryRouteStore | None = None,
 ) -> AsyncIterator[BridgeProvider]:
     thread = NetThread(host.enter)
-    provider = BridgeProvider(settings, store, ports, thread)
+    provider = BridgeProvider(settings, store, ports, routes or MemoryRouteStore(), thread)
     try:
         yield provider
     finally:

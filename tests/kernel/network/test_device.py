@@ -6,7 +6,7 @@ import errno
 import json
 import socket
 from collections.abc import Callable, Iterator
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ from network.device import PodEnd
 from network.hostnet import links_of_pods
 from network.names import Alias
 from network.netlink import NetlinkSocket
+from network.routes import RoutePlan, StaticRoute
 from network.subnet import Pool
 from runtime.errors import FailedPrecondition, HostFault
 
@@ -214,6 +215,29 @@ def test_reading_the_host_sees_links_addresses_and_routes(host: Any, route: Netl
         "2001:db8:7::/64",
         "fe80::/64",
     }
+
+
+def test_routes_to_other_nodes_are_made_and_removed_and_others_stay(host: Any, route: NetlinkSocket) -> None:
+    host.ip("link", "add", "up0", "type", "veth", "peer", "name", "up1")
+    host.ip("link", "set", "up1", "up")
+    host.ip("address", "add", "192.0.2.1/24", "dev", "up0")
+    host.ip("address", "add", "2001:db8::1/64", "dev", "up0", "nodad")
+    host.ip("link", "set", "up0", "up")
+    one, two = (
+        StaticRoute(ip_network(to), ip_address(via))
+        for to, via in (("10.86.0.0/24", "192.0.2.2"), ("fd00:86::/64", "2001:db8::2"))
+    )
+    far = StaticRoute(ip_network("10.87.0.0/24"), ip_address("198.51.100.1"))
+    refused = device.apply_routes(route, RoutePlan(add=(one, far, two)))
+    assert [(each, fault.errno) for each, fault in refused.items()] == [(far, errno.ENETUNREACH)]
+    assert "10.86.0.0/24 via 192.0.2.2 dev up0 proto 133" in host.ip("route")
+    assert "fd00:86::/64 via 2001:db8::2 dev up0 proto 133" in host.ip("-6", "route")
+    assert [fault.errno for fault in device.apply_routes(route, RoutePlan(add=(one,))).values()] == [errno.EEXIST]
+    host.ip("route", "replace", "10.86.0.0/24", "via", "192.0.2.2", "proto", "static")
+    for _ in range(2):
+        assert device.apply_routes(route, RoutePlan(remove=(one, two))) == {}
+    assert "10.86.0.0/24 via 192.0.2.2 dev up0 proto static" in host.ip("route")
+    assert "fd00:86" not in host.ip("-6", "route")
 
 
 def test_a_default_pod_is_wired_without_a_fork(

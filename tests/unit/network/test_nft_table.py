@@ -25,6 +25,13 @@ def test_subnets_are_listed_anew_and_pods_stay() -> None:
     assert not any("flush" in line and "pods_v" in line for line in lines)
 
 
+def test_pods_of_other_nodes_are_reached_as_those_of_this_one_are() -> None:
+    elsewhere = (ip_network("10.87.0.0/24"), ip_network("fd00:87::/64"))
+    lines = plan_table(INSTANCE, Rules("crisp0", SUBNETS, elsewhere=elsewhere)).splitlines()
+    for version, subnet in (("v4", "10.87.0.0/24"), ("v6", "fd00:87::/64"), ("v4", "10.86.0.0/24")):
+        assert f"add element inet crisp_{INSTANCE} subnets_{version} {{ {subnet} }}" in lines
+
+
 def test_chains_are_filled_anew() -> None:
     lines = plan_table(INSTANCE, Rules("crisp0")).splitlines()
     assert not any("add element" in line for line in lines)

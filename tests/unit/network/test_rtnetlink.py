@@ -88,6 +88,19 @@ def test_the_default_route_has_a_gateway_and_no_index(gateway: str, family: int)
     assert parse_attributes(message.body[12:]) == {5: ip_address(gateway).packed}
 
 
+@pytest.mark.parametrize(
+    ("to", "via", "family"),
+    [("10.86.0.0/24", "192.0.2.2", socket.AF_INET), ("fd00:86::/64", "2001:db8::2", socket.AF_INET6)],
+)
+def test_a_route_says_whose_it_is_and_is_deleted_as_it_was_made(to: str, via: str, family: int) -> None:
+    network, gateway = ip_network(to), ip_address(via)
+    made, deleted = rtnetlink.new_route(network, gateway, 133), rtnetlink.delete_route(network, gateway, 133)
+    assert (made.call, made.object, made.kind, made.flags) == ("RTM_NEWROUTE", f"{to} via {via}", 24, 0x604)
+    assert (deleted.call, deleted.kind, deleted.flags, deleted.body) == ("RTM_DELROUTE", 25, NLM_F_ACK, made.body)
+    assert struct.unpack_from("=BBBBBBBBI", made.body) == (family, network.prefixlen, 0, 0, 254, 133, 0, 1, 0)
+    assert parse_attributes(made.body[12:]) == {1: network.network_address.packed, 5: gateway.packed}
+
+
 def test_dumps_say_what_they_list() -> None:
     assert [
         message.call for message in (rtnetlink.dump_links(), rtnetlink.dump_addresses(), rtnetlink.dump_routes(6))
@@ -138,7 +151,7 @@ def test_a_route_is_read_with_gateway_metric_and_source() -> None:
     body = _rtmsg(socket.AF_INET, 0) + u32(4, 2) + u32(6, 100)
     body += attribute(5, ip_address("192.0.2.1").packed) + attribute(7, ip_address("192.0.2.9").packed)
     assert rtnetlink.parse_route(Reply(24, 0, 1, body)) == Route(
-        ip_network("0.0.0.0/0"), 2, ip_address("192.0.2.1"), 100, ip_address("192.0.2.9"), 254, 1
+        ip_network("0.0.0.0/0"), 2, ip_address("192.0.2.1"), 100, ip_address("192.0.2.9"), 254, 1, 4
     )
 
 
@@ -146,7 +159,7 @@ def test_a_table_above_255_and_the_first_of_several_hops_are_read() -> None:
     hops = struct.pack("=HBBi", 8, 0, 0, 3) + struct.pack("=HBBi", 8, 0, 0, 4)
     body = _rtmsg(socket.AF_INET6, 64, 252) + attribute(1, ip_address("fd00::").packed) + u32(15, 51820)
     route = rtnetlink.parse_route(Reply(24, 0, 1, body + attribute(9, hops)))
-    assert route == Route(ip_network("fd00::/64"), 3, None, 0, None, 51820, 1)
+    assert route == Route(ip_network("fd00::/64"), 3, None, 0, None, 51820, 1, 4)
 
 
 def test_a_blackhole_has_no_link() -> None:

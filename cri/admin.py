@@ -19,6 +19,7 @@ import msgspec
 from cri.fsck import fsck
 from cri.host import Host
 from cri.intent import ANSWER
+from cri.path import path_of
 from cri.rpc.image_remove import remove
 from cri.server import Handler
 from cri.state.records import ImageRecord, SandboxRecord, StageRecord
@@ -99,6 +100,10 @@ async def explain(host: Host, request: pb.ExplainRequest, _context: Any) -> pb.E
         monitor_pid=record.monitor.pid if record.monitor else 0,
         pause_pid=record.pause_pid,
         stages=[message for _, message in sorted(stages, key=lambda each: each[0])],
+        path=[
+            pb.Hop(part=each.part, name=each.name, found=each.found, missing=each.missing)
+            for each in await path_of(host, record)
+        ],
     )
 
 

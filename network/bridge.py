@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 
 from network.bandwidth import Bandwidth
+from network.bridge_path import plan_expected, plan_path
 from network.elements import Pod, plan_elements
 from network.errors import NetworkNotReady
 from network.lease import REST_SECONDS, Lease, Leases, LeaseStore
@@ -24,7 +25,7 @@ from network.names import egress_link_name, host_link_name
 from network.netthread import NetThread
 from network.other_nodes import OtherNodes
 from network.ports import HostPorts, PortStore, describe, refuse_loopback, refuse_versions
-from network.provider import Attachment, AttachRequest, NetworkStatus, Orphan, OrphanKind, PortMapping
+from network.provider import Attachment, AttachRequest, Hop, NetworkStatus, Orphan, OrphanKind, PortMapping
 from network.routes import RouteStore, StaticRoute
 from network.subnet import Pool, parse_subnets, refuse_overlaps
 from network.sysctls import SysctlChange
@@ -258,7 +259,8 @@ class BridgeProvider:
             for mapping in mappings
             if owner not in known
         ]
-        return (*links, *elements, *claims, *_orphaned(held, known))
+        leases = [Orphan(OrphanKind.LEASE, lease.address, lease.owner) for lease in held if lease.owner not in known]
+        return (*links, *elements, *claims, *leases)
 
     async def remove_orphan(self, orphan: Orphan) -> None:
         if orphan.kind is OrphanKind.LINK:
@@ -269,6 +271,14 @@ class BridgeProvider:
             await self._ports.release(orphan.owner)
         else:
             await self._leases.release(orphan.owner)
+
+    async def explain(self, sandbox_id: str, fds: Sequence[int]) -> tuple[Hop, ...]:
+        held, claims = await self._leases.held_by(sandbox_id), await self._ports.claims()
+        ports, own = claims.get(sandbox_id, ()), self._settings
+        names, loopback = (own.instance, own.bridge), own.loopback_ports
+        expected = plan_expected(sandbox_id, held, ports, names, own.routes, loopback=loopback)
+        seen = await self._thread.run_with_fds(fds, lambda copies: self._wiring.look(expected, copies))
+        return plan_path(expected, seen)
 
     async def teardown(self) -> None:
         held = await self._leases.held()
@@ -294,7 +304,3 @@ def _pods(held: Sequence[Lease], ports: Mapping[str, tuple[PortMapping, ...]]) -
     for lease in held:
         addresses[lease.owner] = (*addresses.get(lease.owner, ()), lease.address)
     return [Pod(owner, theirs, ports.get(owner, ())) for owner, theirs in addresses.items()]
-
-
-def _orphaned(held: Sequence[Lease], known: Collection[str]) -> list[Orphan]:
-    return [Orphan(OrphanKind.LEASE, lease.address, lease.owner) for lease in held if lease.owner not in known]

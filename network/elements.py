@@ -49,7 +49,7 @@ ElementKey = tuple[str, bytes]
 @dataclass(frozen=True, slots=True)
 class Element:
     """``key`` as the kernel has it in the set called ``set``; ``owner`` is a sandbox id, '' where
-    nothing says so. ``data`` is what a map leads to; of one that was listed it is left out."""
+    nothing says so. ``data`` is what a map leads to."""
 
     set: str
     key: bytes
@@ -63,6 +63,10 @@ class Element:
     @property
     def comment(self) -> str:
         return f"{_COMMENT}{self.owner}" if self.owner else ""
+
+    def leads_to(self) -> str:
+        """The pod's address and port that a map's element leads to, '' for another's."""
+        return _join(ip_address(self.data[:-4]), self.data[-4:]) if self.data else ""
 
     def describe(self) -> str:
         """The address, the port as in ``tcp 192.0.2.1:80`` (``*`` for any address), or the link and

@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 from network.device import open_route_socket, read_host
 from network.hostnet import node_addresses
 from network.netthread import NetThread
-from network.provider import Attachment, AttachRequest, NetworkStatus, Orphan, PortMapping
+from network.provider import Attachment, AttachRequest, Hop, NetworkStatus, Orphan, PortMapping
 
 
 class HostNetwork:
@@ -51,6 +51,9 @@ class HostNetwork:
 
     async def remove_orphan(self, orphan: Orphan) -> None:
         return None
+
+    async def explain(self, sandbox_id: str, fds: Sequence[int]) -> tuple[Hop, ...]:
+        return (Hop("host network", "the node's own", ", ".join(await self.addresses()) or "without an address"),)
 
     async def teardown(self) -> None:
         return None

@@ -107,17 +107,22 @@ class Table:
     def elements(self) -> list[Element] | None:
         """The pods' elements, or None without a table."""
         found: list[Element] = []
+        for name in _SETS:
+            listed = self.listed(name)
+            if listed is None:
+                return None
+            found += listed
+        return found
+
+    def listed(self, name: str) -> list[Element] | None:
+        """The elements of the set called ``name``, or None if it is not there."""
+        message = nft_messages.plan_list(self._instance, name)
         try:
-            for name in _SETS:
-                listed = self._netfilter.dump(
-                    nft_messages.plan_list(self._instance, name), step="list the nftables set"
-                )
-                found += nft_messages.parse_elements(listed)
+            return nft_messages.parse_elements(self._netfilter.dump(message, step="list the nftables set"))
         except HostFault as fault:
             if fault.errno == errno.ENOENT:
                 return None
             raise
-        return found
 
     def exists(self) -> bool:
         """Whether it is there, in each family."""

@@ -115,8 +115,11 @@ def parse_elements(replies: Iterable[Reply]) -> list[Element]:
         name = listing.get(_NFTA_SET_ELEM_LIST_SET, b"").rstrip(b"\0").decode(errors="replace")
         for _, raw in iterate_attributes(listing.get(_NFTA_SET_ELEM_LIST_ELEMENTS, b"")):
             element = parse_attributes(raw)
-            key = parse_attributes(element.get(_NFTA_SET_ELEM_KEY, b"")).get(_NFTA_DATA_VALUE, b"")
-            found.append(Element(name, key, owner_in(comment_in(element.get(_NFTA_SET_ELEM_USERDATA, b"")))))
+            key, data = (
+                parse_attributes(element.get(kind, b"")).get(_NFTA_DATA_VALUE, b"")
+                for kind in (_NFTA_SET_ELEM_KEY, _NFTA_SET_ELEM_DATA)
+            )
+            found.append(Element(name, key, owner_in(comment_in(element.get(_NFTA_SET_ELEM_USERDATA, b""))), data))
     return found
 
 

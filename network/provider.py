@@ -100,6 +100,17 @@ class Orphan:
         return f"{self.kind} {self.name} of the unknown sandbox {self.owner or '(none named)'}"
 
 
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """One thing on a packet's way. ``part`` is a kind of thing and ``name`` which one it is;
+    ``found`` is what the kernel has of it, ``missing`` says in words what is not as it has to be, '' if nothing is."""
+
+    part: str
+    name: str
+    found: str = ""
+    missing: str = ""
+
+
 class Provider(Protocol):
     """One way to connect pods. All methods are for the daemon's event loop."""
 
@@ -154,6 +165,11 @@ class Provider(Protocol):
 
     async def remove_orphan(self, orphan: Orphan) -> None:
         """Remove it; gone already is no error."""
+        ...
+
+    async def explain(self, sandbox_id: str, fds: Sequence[int]) -> tuple[Hop, ...]:
+        """The path of a packet of the pod as it is now, and what is missing of it. ``fds``: a NETLINK_ROUTE
+        socket that was opened in its network namespace, borrowed, or nothing if that is gone."""
         ...
 
     async def teardown(self) -> None:

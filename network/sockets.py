@@ -29,20 +29,22 @@ class Sockets:
     def __init__(self) -> None:
         self._executor: ThreadPoolExecutor | None = None
 
-    async def open(self, family: int, namespace: str | None) -> socket.socket:
-        """A TCP socket, non-blocking, in the network namespace that is bound to the path ``namespace``; None
-        for the daemon's own.
+    async def open(
+        self, family: int, namespace: str | None, kind: int = socket.SOCK_STREAM, protocol: int = 0
+    ) -> socket.socket:
+        """A socket, TCP if nothing else is said, non-blocking, in the network namespace that is bound to the
+        path ``namespace``; None for the daemon's own.
 
         Raises:
             FailedPrecondition: the namespace is not there any more.
             OSError: the kernel has no such family, or descriptors are short.
         """
         if namespace is None:
-            return _open(family)
+            return _open(family, kind, protocol)
         if self._executor is None:
             self._executor = ThreadPoolExecutor(1, "crisp-sockets")
         executor = self._executor
-        job = executor.submit(open_inside, family, namespace)
+        job = executor.submit(open_inside, family, namespace, kind, protocol)
         try:
             return await asyncio.shield(asyncio.wrap_future(job))
         except asyncio.CancelledError:
@@ -65,7 +67,7 @@ class Stranded(HostFault):
     """The thread could not go back to the host's network namespace."""
 
 
-def open_inside(family: int, namespace: str) -> socket.socket:
+def open_inside(family: int, namespace: str, kind: int = socket.SOCK_STREAM, protocol: int = 0) -> socket.socket:
     """In the thread. Raises as ``Sockets.open``, or Stranded."""
     try:
         target = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
@@ -77,7 +79,7 @@ def open_inside(family: int, namespace: str) -> socket.socket:
             namespaces.setns(target, namespaces.CLONE_NEWNET)
             made = None
             try:
-                made = _open(family)
+                made = _open(family, kind, protocol)
             finally:
                 _go_back(own, made)
             return made
@@ -96,5 +98,5 @@ def _go_back(own: int, made: socket.socket | None) -> None:
         raise Stranded("cannot go back", step=_STEP, call="setns", errno=error.errno or 0) from error
 
 
-def _open(family: int) -> socket.socket:
-    return socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+def _open(family: int, kind: int, protocol: int) -> socket.socket:
+    return socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, protocol)

@@ -48,7 +48,14 @@ def set_sysctl(name: str, value: str) -> SysctlChange | None:
     except OSError as error:
         call = "write" if error.errno in (errno.EPERM, errno.EACCES, errno.EROFS) else "open"
         raise HostFault(step="set the sysctl", object=str(path), call=call, errno=error.errno or 0) from error
-    return SysctlChange(f"net/{name}".translate(_TO_DOTTED), before, value)
+    return SysctlChange(dotted(name), before, value)
+
+
+def plan_sysctls(versions: Collection[int], bridge: str, loopback: bool) -> dict[str, str]:
+    """What pods of these IP versions on ``bridge`` need, ``loopback`` host ports through 127.0.0.1."""
+    needed = {"ipv4/ip_forward": "1"} if 4 in versions else {}
+    needed |= {"ipv6/conf/all/forwarding": "1"} if 6 in versions else {}
+    return {**needed, f"ipv4/conf/{bridge}/route_localnet": str(int(loopback))}
 
 
 def enable_forwarding(versions: Collection[int], listening: Iterable[str]) -> list[SysctlChange]:
@@ -62,19 +69,25 @@ def enable_forwarding(versions: Collection[int], listening: Iterable[str]) -> li
         HostFault: a setting may not be written, or the kernel has no IPv6.
     """
     changes = [set_sysctl("ipv4/ip_forward", "1")] if 4 in versions else []
-    if 6 in versions and _read("ipv6/conf/all/forwarding") != "1":
+    if 6 in versions and read_sysctl("ipv6/conf/all/forwarding") != "1":
         if not (_SYSCTLS / "ipv6").exists():
             message = "this kernel runs without IPv6; take the IPv6 subnet out of [network] subnets"
             raise HostFault(message, step="prepare the bridge", object=str(_SYSCTLS / "ipv6"))
         for link in listening:
             here = f"ipv6/conf/{link}"
-            if (_read(f"{here}/accept_ra"), _read(f"{here}/forwarding")) == ("1", "0"):
+            if (read_sysctl(f"{here}/accept_ra"), read_sysctl(f"{here}/forwarding")) == ("1", "0"):
                 changes.append(set_sysctl(f"{here}/accept_ra", "2"))
         changes.append(set_sysctl("ipv6/conf/all/forwarding", "1"))
     return [change for change in changes if change is not None]
 
 
-def _read(name: str) -> str:
+def dotted(name: str) -> str:
+    """``net/<name>`` as sysctl(8) writes it."""
+    return f"net/{name}".translate(_TO_DOTTED)
+
+
+def read_sysctl(name: str) -> str:
+    """``net/<name>`` of the calling thread's namespace; '' where the kernel has none."""
     try:
         return (_SYSCTLS / name).read_text().strip()
     except OSError:

@@ -17,17 +17,19 @@ from dataclasses import dataclass, replace
 
 from network import device, shaping
 from network.bandwidth import Bandwidth
+from network.bridge_path import Expected, Seen
 from network.elements import Element, Pod, plan_elements
 from network.hostnet import HostNetworks, check_bridge, check_subnet, links_of_pods, listening_links, uplink_mtu
 from network.names import POD_INTERFACE, Alias, check_link_name
 from network.netlink import NetlinkSocket
 from network.nft import Table
 from network.nft_table import Rules
+from network.path_view import read_inside, read_ports
 from network.provider import Attachment
 from network.routes import RoutePlan, StaticRoute, plan_routes
 from network.rtnetlink import Link, Network
 from network.subnet import Pool
-from network.sysctls import SysctlChange, enable_forwarding, set_sysctl
+from network.sysctls import SysctlChange, enable_forwarding, read_sysctl, set_sysctl
 from runtime.errors import FailedPrecondition, Fault, HostFault
 
 NOTES_SECONDS = 30.0
@@ -255,6 +257,19 @@ class Wiring:
     def survey(self) -> Survey:
         host: HostNetworks = device.read_host(self._route)
         return Survey(tuple(links_of_pods(host.links, self._alias)), tuple(self._table.elements() or ()))
+
+    def look(self, expected: Expected, fds: Sequence[int]) -> Seen:
+        """What there is of a pod's path. ``fds``: a NETLINK_ROUTE socket of its namespace, borrowed, or nothing."""
+        sets = {element.set for element in plan_elements(expected.pod)}
+        listed = [element for name in sorted(sets) for element in self._table.listed(name) or ()]
+        return Seen(
+            inside=read_inside(fds),
+            host=device.read_host(self._route),
+            ports=read_ports(self._route),
+            elements={element.identity: element for element in listed},
+            sysctls={name: read_sysctl(name) for name in expected.sysctls},
+            notes=self.notes(),
+        )
 
     def drop_orphan_link(self, name: str, sandbox_id: str) -> None:
         device.delete_owned(self._route, name, self._pod(sandbox_id))

@@ -1,4 +1,4 @@
-"""``crisp explain POD``: what happened to a pod, stage by stage."""
+"""``crisp explain POD``: what happened to a pod, stage by stage, and the path of its packets."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from cri.cli.options import add_common, add_output, read_settings
 from cri.cli.output import clean, print_json, print_table
 
 if TYPE_CHECKING:
-    from proto.admin_pb2 import ExplainResponse
+    from proto.admin_pb2 import ExplainResponse, Hop
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = subparsers.add_parser("explain", help="what happened to a pod, stage by stage")
+    parser = subparsers.add_parser(
+        "explain", help="what happened to a pod, stage by stage, and the path of its packets"
+    )
     parser.add_argument("pod", metavar="POD", help="an id (may be shortened), a name or namespace/name")
     add_common(parser)
     add_output(parser)
@@ -40,8 +42,17 @@ def print_explanation(answer: ExplainResponse) -> None:
     print(f"state      {clean(state)}")
     print(f"addresses  {', '.join(answer.addresses) or '-'}")
     print(f"processes  monitor {answer.monitor_pid or '-'}, pause {answer.pause_pid or '-'}")
+    if answer.path:
+        print()
+        print_table(("PART", "NAME", "STATE"), [(hop.part, hop.name, state_of(hop)) for hop in answer.path])
     print()
     print_table(("BEGAN", "TOOK", "OF", "STEP", "WHAT"), rows_of(answer))
+
+
+def state_of(hop: Hop) -> str:
+    """What there is, and what there is not."""
+    missing = f"missing: {hop.missing}" if hop.missing else ""
+    return "; ".join(filter(None, (hop.found, missing)))
 
 
 def rows_of(answer: ExplainResponse) -> list[tuple[str, str, str, str, str]]:
@@ -67,6 +78,9 @@ def to_json(answer: ExplainResponse) -> dict[str, object]:
         "addresses": list(answer.addresses),
         "monitor_pid": answer.monitor_pid,
         "pause_pid": answer.pause_pid,
+        "path": [
+            {"part": hop.part, "name": hop.name, "found": hop.found, "missing": hop.missing} for hop in answer.path
+        ],
         "stages": [
             {
                 "step": stage.step,

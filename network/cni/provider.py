@@ -28,12 +28,16 @@ from network.cni.conf import NetworkConf
 from network.cni.debts import Debts
 from network.cni.environment import INTERFACE, plan_arguments
 from network.cni.gate import Gate, Locks
+from network.cni.path import plan_path
 from network.cni.selection import Selection
 from network.cni.stragglers import end_stragglers
+from network.device import open_route_socket, read_host
 from network.errors import NetworkNotReady
+from network.hostnet import HostNetworks
 from network.netlink import NetlinkSocket
 from network.netthread import NetThread
-from network.provider import Attachment, AttachRequest, NetworkStatus, Orphan, OrphanKind, PortMapping
+from network.path_view import read_inside
+from network.provider import Attachment, AttachRequest, Hop, NetworkStatus, Orphan, OrphanKind, PortMapping
 from runtime.errors import Fault, HostFault
 
 _LOG = logging.getLogger("crisp.network")
@@ -213,6 +217,16 @@ class CniProvider:
                 return str(fault)
         return ""
 
+    async def explain(self, sandbox_id: str, fds: Sequence[int]) -> tuple[Hop, ...]:
+        try:
+            entry = await asyncio.to_thread(self._cache.read, sandbox_id)
+        except HostFault as fault:
+            return (Hop("network", "CNI", missing=str(fault)),)
+        reading = self.selection.reading
+        file = reading.file if entry and reading.conf == entry.conf else ""
+        inside, host = await self._thread.run_with_fds(fds, _look)
+        return plan_path(entry, file, inside, host)
+
     async def collect(self) -> None:
         """GC, after what belongs to no pod was detached: whatever attachments are left are valid.
         Who never attached a pod has no garbage, and others' pods may be in that network."""
@@ -271,6 +285,11 @@ def left_out(entry: Entry) -> list[str]:
 
 def _about(entry: Entry) -> dict[str, str]:
     return {"sandbox_id": entry.sandbox_id}
+
+
+def _look(fds: Sequence[int]) -> tuple[HostNetworks | None, HostNetworks]:
+    with open_route_socket() as route:
+        return read_inside(fds), read_host(route)
 
 
 def _raise_loopback(fds: Sequence[int]) -> None:

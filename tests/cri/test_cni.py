@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from proto import admin_pb2 as admin
 from proto import api_pb2 as api
 from tests.failpoints.serving import Daemon, in_folder, wait_for
 from tests.kernel.network.conftest import Netns
@@ -75,6 +76,11 @@ def test_a_pod_is_reached_at_its_addresses_and_its_host_port_and_leaves_no_lease
     for address in addresses:  # the node's end may not be used before the kernel has looked for doubles
         wait_for(lambda address=address: answers(node, address, 80), f"the pod to answer at {address}")  # type: ignore[misc]
     assert fetch(node, "192.0.2.7", 8080) == b"hello\n"
+    path = daemon.admin.Explain(admin.ExplainRequest(pod=pod)).path
+    assert (
+        path[0].found.endswith("plugins bridge, portmap, tuning") and [each.name for each in path if each.missing] == []
+    )
+    assert {each.name for each in path if each.part == "interface"} == {"eth0"}
     daemon.remove_pod(pod)
     assert leases(daemon.folder) == []
     assert "10.219.0" not in node.run("iptables-save").stdout

@@ -18,6 +18,7 @@ import pytest_asyncio
 from cri import networks
 from cri.fsck import fsck
 from cri.host import LivePod
+from cri.path import path_of
 from cri.settings import PoolSettings, Settings
 from cri.state.records import SandboxState
 from network.cni.capabilities import BURST
@@ -76,6 +77,20 @@ async def test_a_pod_is_attached_and_all_its_addresses_are_told(crisp: Crisp, pl
     pod = await crisp.run_pod()
     assert await addresses(crisp, pod) == ["10.9.8.7", "fd09::7"]
     assert plugins.leases() == [f"first-{pod}", f"second-{pod}"]
+
+
+async def test_the_path_of_a_pod_is_what_the_plugins_said(crisp: Crisp, plugins: FakePlugins) -> None:
+    plugins.configure()
+    await networks.status(crisp.host)
+    pod = await crisp.run_pod()
+    network, *rest = await path_of(crisp.host, crisp.host.store.sandboxes.get(pod))
+    assert (network.name, network.found.rpartition(", plugins ")[2]) == ("net", "first, second")
+    assert {(hop.part, hop.name): hop.missing for hop in rest} == {
+        ("address", "10.9.8.7/24"): "not on eth0",
+        ("address", "fd09::7/64"): "not on eth0",
+        ("host's end", "host0"): "there is no such interface",
+        ("interface", "eth0"): "there is no such interface",
+    }
 
 
 async def test_without_a_configuration_pods_get_the_bridge(crisp: Crisp, plugins: FakePlugins) -> None:

@@ -374,3 +374,38 @@ def test_a_restart_finds_pods_addresses_and_bridge_as_they_were(run_node: Callab
 
     run_node(before, store=store)
     run_node(after, store=store)
+
+
+def test_the_path_of_a_pod_is_told_and_what_somebody_has_taken_from_it(run_node: Callable[..., None]) -> None:
+    async def test(node: Node) -> None:
+        async def missing(*fds: int) -> dict[str, str]:
+            hops = await node.provider.explain(ONE, fds)
+            return {f"{hop.part} {hop.name}": hop.missing for hop in hops if hop.missing}
+
+        pod, _ = await node.attach(ONE, None, PortMapping("tcp", 8080, 80, ""))
+        await node.attach(TWO)
+        with pod.route_socket() as inside:
+            fd = inside.fileno()
+            assert await missing(fd) == {}
+            hops = await node.provider.explain(ONE, (fd,))
+            assert {hop.name for hop in hops if hop.part == "address"} == {"10.91.0.2/24", "fd00:91::2/64"}
+            port = "element of inet crisp_0badcafe, leads to 10.91.0.2:80"
+            assert [hop.found for hop in hops if hop.name == "any_ports_v4 tcp *:8080"] == [port]
+            delete = ("nft", "delete", "element", "inet", "crisp_0badcafe", "pods_v4", "{ 10.91.0.2 }")
+            assert node.host.run(*delete).returncode == 0
+            assert await missing(fd) == {"masquerade pods_v4 10.91.0.2": "no such element in inet crisp_0badcafe"}
+            pod.ip("address", "delete", "10.91.0.2/24", "dev", "eth0")
+            node.host.ip("link", "set", "crp1a1a1a1a1a1a", "type", "bridge_slave", "hairpin", "off")
+            assert node.host.run("nft", "delete", "table", "bridge", "crisp_0badcafe").returncode == 0
+            told = await missing(fd)
+            assert told["address 10.91.0.2/24"] == "not on eth0"
+            assert told["bridge port crp1a1a1a1a1a1a on crt0"].startswith("hairpin is off")
+            assert told["anti-spoofing links crp1a1a1a1a1a1a"] == "no such element in bridge crisp_0badcafe"
+            node.host.ip("link", "delete", "crp1a1a1a1a1a1a")
+            told = await missing(fd)
+            assert told["interface eth0"] == told["host's end crp1a1a1a1a1a1a"] == "there is no such interface"
+        assert (await missing())["interface lo"] == "the pod's network namespace is gone"
+        await node.provider.detach(ONE)
+        assert "address " in await missing()
+
+    run_node(test, DUAL)

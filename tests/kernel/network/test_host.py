@@ -8,7 +8,7 @@ from typing import Any
 
 from network.host import HostNetwork
 from network.netthread import NetThread
-from network.provider import AttachRequest, NetworkStatus, Orphan, OrphanKind
+from network.provider import AttachRequest, Hop, NetworkStatus, Orphan, OrphanKind
 
 
 def test_a_host_network_pod_has_the_nodes_address_and_changes_nothing(host: Any) -> None:
@@ -31,6 +31,7 @@ def test_a_host_network_pod_has_the_nodes_address_and_changes_nothing(host: Any)
         assert attachment.addresses == ("172.20.0.5",)
         assert attachment.interface == attachment.host_interface == ""
         assert await provider.status() == NetworkStatus(True)
+        assert await provider.explain("ab" * 32, ()) == (Hop("host network", "the node's own", "172.20.0.5"),)
         assert await provider.orphans([]) == ()
         await provider.remove_orphan(Orphan(OrphanKind.LINK, "up0", "ab" * 32))
         await provider.detach("ab" * 32, force=True)

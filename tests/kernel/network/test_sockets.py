@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from network.device import find_link
+from network.netlink import NetlinkSocket
 from network.sockets import Sockets, Stranded
 from runtime.errors import FailedPrecondition
 from runtime.linux import namespaces
@@ -45,6 +47,15 @@ async def test_a_socket_reaches_what_listens_inside_and_there_only(make_netns: C
         made.close()
         server.close()
         silent.close()
+
+
+async def test_a_socket_of_another_kind_is_of_the_namespace_as_well(make_netns: Callable[[], Netns]) -> None:
+    inside, made = make_netns(), Sockets()
+    inside.ip("link", "add", "only0", "type", "bridge")
+    opened = await made.open(socket.AF_NETLINK, path_of(inside), socket.SOCK_RAW, socket.NETLINK_ROUTE)
+    with NetlinkSocket.adopt(opened.detach()) as route:
+        assert find_link(route, "only0") is not None
+    made.close()
 
 
 async def test_a_hundred_are_made_at_once(make_netns: Callable[[], Netns]) -> None:

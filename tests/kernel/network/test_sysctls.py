@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from network import sysctls
-from network.sysctls import SysctlChange, enable_forwarding, set_sysctl
+from network.sysctls import SysctlChange, dotted, enable_forwarding, plan_sysctls, read_sysctl, set_sysctl
 from runtime.errors import HostFault
 
 
@@ -63,3 +63,17 @@ def test_a_kernel_without_ipv6_is_named(host: Any, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(sysctls, "_SYSCTLS", tmp_path)
     with pytest.raises(HostFault, match=r"runs without IPv6; take the IPv6 subnet out of \[network\] subnets"):
         enable_forwarding({6}, [])
+
+
+def test_what_pods_need_is_read_as_it_was_set(host: Any) -> None:
+    needed = plan_sysctls({4, 6}, "lo", loopback=True)
+    assert {dotted(name): value for name, value in needed.items()} == {
+        "net.ipv4.ip_forward": "1",
+        "net.ipv6.conf.all.forwarding": "1",
+        "net.ipv4.conf.lo.route_localnet": "1",
+    }
+    assert plan_sysctls({4}, "crt0", loopback=False) == {"ipv4/ip_forward": "1", "ipv4/conf/crt0/route_localnet": "0"}
+    for name, value in needed.items():
+        host.do(lambda name=name, value=value: set_sysctl(name, value))
+    assert {name: host.do(lambda name=name: read_sysctl(name)) for name in needed} == needed
+    assert host.do(lambda: read_sysctl("ipv4/no_such_thing")) == ""

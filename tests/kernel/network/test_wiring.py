@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from network.bandwidth import Bandwidth
+from network.bridge_path import plan_expected, plan_path
 from network.device import read_host
 from network.elements import Pod, plan_elements
+from network.lease import Lease
 from network.subnet import Pool
 from network.sysctls import SysctlChange
 from network.wiring import Prepared, Survey, Wiring
@@ -260,6 +262,21 @@ def test_a_table_that_takes_no_rule_is_told_and_keeps_no_pod_from_starting(
     monkeypatch.setattr("network.foreign.Others.obstacles", refuse)
     monkeypatch.setattr("network.wiring.NOTES_SECONDS", 0.0)
     assert opening.call("notes") == (str(HostFault(step="let pods through", errno=errno.EPERM)),)
+
+
+def test_a_look_at_a_pods_path_finds_what_is_there_and_no_more(host: Any, daemon: Daemon, make_netns: Any) -> None:
+    pod = make_netns()
+    _wire(daemon, daemon.prepare(), pod)
+    lease = Lease("10.91.0.0/24", "10.91.0.2", SANDBOX)
+    expected = plan_expected(SANDBOX, (lease,), (), (INSTANCE, "crt0"), (), loopback=True)
+    with pod.route_socket() as inside:
+        seen = daemon.call("look", expected, (inside.fileno(),))
+    assert seen.inside.link_named("eth0") is not None and seen.host.link_named("crt0") is not None
+    assert set(seen.elements) == {element.identity for element in ELEMENTS}
+    assert seen.sysctls == {"ipv4/ip_forward": "1", "ipv4/conf/crt0/route_localnet": "1"}
+    assert not any(hop.missing for hop in plan_path(expected, seen))
+    assert host.run("nft", "flush", "ruleset").returncode == 0
+    assert (daemon.call("look", expected, ()).elements, daemon.call("look", expected, ()).inside) == ({}, None)
 
 
 def test_a_failed_wiring_names_the_call(daemon: Daemon, make_netns: Any) -> None:

@@ -92,3 +92,9 @@ def test_elements_are_grouped_by_set() -> None:
     first, six, *_ = plan_elements(POD)
     (second, *_) = plan_elements(Pod("6b" * 32, ("10.85.0.3",)))
     assert by_set([first, six, second]) == {"pods_v4": [first, second], "pods_v6": [six]}
+
+
+def test_an_element_of_a_map_says_where_it_leads() -> None:
+    pod = Pod(SANDBOX, POD.addresses, (PortMapping("tcp", 8080, 80, ""),))
+    leads = {element.set: element.leads_to() for element in plan_elements(pod)}
+    assert (leads["any_ports_v4"], leads["any_ports_v6"], leads["pods_v4"]) == ("10.85.0.2:80", "[fd00::2]:80", "")

@@ -47,6 +47,7 @@ def test_an_element_of_a_map_has_what_it_leads_to() -> None:
     _, add, _ = nft_messages.plan_add(INSTANCE, [mapped])
     (_, raw), *_ = iterate_attributes(parse_attributes(add.body[4:])[3])
     assert parse_attributes(parse_attributes(raw)[2]) == {1: mapped.data}
+    assert nft_messages.parse_elements([Reply(0, 0, 1, add.body)]) == [mapped]
     _, delete, _ = nft_messages.plan_delete(INSTANCE, [mapped])
     (_, raw), *_ = iterate_attributes(parse_attributes(delete.body[4:])[3])
     assert set(parse_attributes(raw)) == {1}

@@ -102,6 +102,36 @@ async def test_a_pod_is_attached_by_the_plugins_and_its_loopback_is_up(setup: Se
     assert not setup.provider.attached()
 
 
+async def test_the_path_of_a_pod_is_told_from_the_result_and_the_kernel(setup: Setup) -> None:
+    async def missing(*fds: int) -> dict[str, str]:
+        hops = await setup.provider.explain(ID, fds)
+        return {f"{hop.part} {hop.name}": hop.missing for hop in hops if hop.missing}
+
+    assert list(await missing()) == ["network CNI"]
+    await setup.provider.attach(setup.request())
+    fd = setup.socket.fileno()
+    network, *_ = await setup.provider.explain(ID, (fd,))
+    assert (network.name, network.missing) == ("net", "")
+    assert network.found == f"CNI 1.1.0, of {setup.folder}/net.d/10-net.conflist, plugins first, second"
+    told = {"address 10.9.8.7/24": "not on eth0", "address fd09::7/64": "not on eth0"}
+    nowhere = "there is no such interface"
+    assert await missing(fd) == {**told, "interface eth0": nowhere, "host's end host0": nowhere}
+    setup.pod.ip("link", "add", "eth0", "type", "veth", "peer", "name", "x0")
+    for name in ("eth0", "x0"):
+        setup.pod.ip("link", "set", name, "up")
+    for address in ("10.9.8.7/24", "fd09::7/64"):
+        setup.pod.ip("address", "add", address, "dev", "eth0")
+    assert await missing(fd) == {"host's end host0": nowhere}
+    assert (await missing())["interface eth0"] == "the pod's network namespace is gone"
+    setup.plugins.configure(version="0.4.0", plugins=[{"type": "second"}])
+    setup.provider.selection.refresh()
+    network, *_ = await setup.provider.explain(ID, (fd,))
+    assert network.found == "CNI 1.1.0, of no configuration of now, plugins first, second"
+    (setup.folder / "cni" / f"{ID}.json").write_text("{")
+    assert "is not what was written" in (await missing(fd))["network CNI"]
+    await setup.provider.detach(ID)
+
+
 async def test_the_intent_is_on_disk_before_add_and_a_failed_add_is_detached(setup: Setup) -> None:
     setup.plugins.behave({"second ADD": "error"})
     with pytest.raises(HostFault, match="no more addresses"):

@@ -18,6 +18,11 @@ ANSWER = pb.ExplainResponse(
     reason="pause ended",
     addresses=["10.85.0.2"],
     monitor_pid=7,
+    path=[
+        pb.Hop(part="interface", name="eth0", found="index 2, down", missing="it is down"),
+        pb.Hop(part="route", name="10.85.0.0/16 dev crisp0", found="10.85.0.0/16 dev crisp0"),
+        pb.Hop(part="way out", name="IPv4", missing="\x1bno route"),
+    ],
     stages=[
         pb.Stage(step="address", describe="lease an address", began=10**18, took=1_500_000),
         pb.Stage(
@@ -41,6 +46,20 @@ def test_the_timeline_is_a_table(admin: Any, crisp: Callable[..., int], capsys: 
     assert lines[-1] == ["2.00", "ms", "in", "all"]
 
 
+def test_the_path_is_a_table_that_says_what_is_missing(
+    admin: Any, crisp: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    admin.explanation = ANSWER
+    assert crisp("explain", "default/web") == 0
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    lines = shown.splitlines()
+    begin = lines.index("PART       NAME                     STATE")
+    assert lines[begin + 1] == "interface  eth0                     index 2, down; missing: it is down"
+    assert lines[begin + 2] == "route      10.85.0.0/16 dev crisp0  10.85.0.0/16 dev crisp0"
+    assert lines[begin + 3].endswith("missing: \ufffdno route")
+
+
 def test_a_pod_without_stages_has_an_empty_table(
     admin: Any, crisp: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -56,3 +75,9 @@ def test_programs_get_json(admin: Any, crisp: Callable[..., int], capsys: pytest
     assert answer["id"] == "ab" * 32
     assert answer["stages"][1]["container_name"] == "main"
     assert answer["stages"][0]["took"] == 1_500_000
+    assert answer["path"][0] == {
+        "part": "interface",
+        "name": "eth0",
+        "found": "index 2, down",
+        "missing": "it is down",
+    }

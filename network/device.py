@@ -14,6 +14,7 @@ import os
 from dataclasses import dataclass
 
 from network import rtnetlink
+from network.bridge_port import set_port
 from network.hostnet import HostNetworks, belongs_to, check_bridge, links_of_pods
 from network.names import POD_INTERFACE, Alias, hardware_address, host_link_name
 from network.netlink import NETLINK_ROUTE, NetlinkSocket
@@ -106,7 +107,7 @@ def restore_ports(route: NetlinkSocket, host: HostNetworks, ours: Alias, bridge:
     for link in strays:
         messages = [
             rtnetlink.set_link(link.name, index=link.index, up=True, master=bridge),
-            rtnetlink.set_port(link.name, index=link.index),
+            set_port(link.name, index=link.index),
         ]
         try:
             route.transact(messages, step="put the pod's link back on the bridge")
@@ -137,7 +138,7 @@ def create_pair(route: NetlinkSocket, pod: Alias, netns_fd: int, bridge: int, en
         delete_pod_link(route, pod)
         route.transact([create], step=step)
     # Not in one batch with the creation: after a failed one it would name a stranger's link.
-    route.transact([rtnetlink.set_port(name, alias=pod.encode())], step=step)
+    route.transact([set_port(name, alias=pod.encode())], step=step)
     return name
 
 

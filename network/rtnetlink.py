@@ -47,8 +47,7 @@ RT_SCOPE_UNIVERSE = 0
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO = 1, 3, 4, 10, 18
 _IFLA_IFALIAS, _IFLA_GROUP, _IFLA_NET_NS_FD, _IFLA_EXT_MASK = 20, 27, 28, 29
 _IFLA_NUM_TX_QUEUES, _IFLA_NUM_RX_QUEUES = 31, 32
-_IFLA_INFO_KIND, _IFLA_INFO_DATA, _IFLA_INFO_SLAVE_KIND, _IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
-_IFLA_BRPORT_MODE = 4
+_IFLA_INFO_KIND, _IFLA_INFO_DATA = 1, 2
 _VETH_INFO_PEER = 1
 _RTEXT_FILTER_SKIP_STATS = 8
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
@@ -165,19 +164,6 @@ def set_link(
     if mtu:
         body += u32(_IFLA_MTU, mtu)
     return Message("RTM_SETLINK", name, RTM_SETLINK, NLM_F_ACK, body)
-
-
-def set_port(name: str, *, index: int = 0, alias: bytes = b"") -> Message:
-    """Make the bridge's port ``index``, or ``name`` where the index is 0, hand a frame back to where it came from
-    (hairpin): a pod reaches itself by another address where the host's rules see bridged frames."""
-    body = _ifinfo(index)
-    if not index:
-        body += text(_IFLA_IFNAME, name)
-    if alias:
-        body += attribute(_IFLA_IFALIAS, alias)
-    port = nested(_IFLA_INFO_SLAVE_DATA, attribute(_IFLA_BRPORT_MODE, b"\1"))
-    body += nested(_IFLA_LINKINFO, text(_IFLA_INFO_SLAVE_KIND, "bridge"), port)
-    return Message("RTM_NEWLINK", name, RTM_NEWLINK, NLM_F_ACK, body)
 
 
 def delete_link(name: str, index: int) -> Message:

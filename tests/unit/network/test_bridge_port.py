@@ -6,8 +6,8 @@ import struct
 
 import pytest
 
-from network.bridge_port import Port, parse_port
-from network.netlink import Reply, attribute, nested, text, u32
+from network.bridge_port import Port, parse_port, set_port
+from network.netlink import NLM_F_ACK, Reply, attribute, nested, parse_attributes, text, u32
 
 
 def reply(*attributes: bytes) -> Reply:
@@ -24,6 +24,18 @@ def test_what_is_no_bridges_port_is_none() -> None:
     assert parse_port(reply(nested(18, text(1, "veth")))) is None
     assert parse_port(reply(nested(18, text(4, "bond")))) is None
     assert parse_port(reply()) is None
+
+
+def test_a_port_of_the_bridge_gets_an_alias_and_reflects_in_one_message() -> None:
+    message = set_port("crp1", alias=b"crisp:0badcafe:x")
+    assert (message.kind, message.flags) == (16, NLM_F_ACK)
+    found = parse_attributes(message.body[16:])
+    assert (found[3], found[20]) == (b"crp1\0", b"crisp:0badcafe:x")
+    info = parse_attributes(found[18])
+    assert info[4] == b"bridge\0" and parse_attributes(info[5]) == {4: b"\1"}
+    by_index = set_port("crp1", index=9)
+    assert struct.unpack_from("=BxHiII", by_index.body) == (0, 0, 9, 0, 0)
+    assert set(parse_attributes(by_index.body[16:])) == {18}
 
 
 @pytest.mark.parametrize(

@@ -54,18 +54,6 @@ def test_a_link_is_changed_by_name_or_by_index_and_only_where_asked() -> None:
     assert parse_attributes(rtnetlink.get_link("crp1").body[16:])[3] == b"crp1\0"
 
 
-def test_a_port_of_the_bridge_gets_an_alias_and_reflects_in_one_message() -> None:
-    message = rtnetlink.set_port("crp1", alias=b"crisp:0badcafe:x")
-    assert (message.kind, message.flags) == (16, NLM_F_ACK)
-    found = parse_attributes(message.body[16:])
-    assert (found[3], found[20]) == (b"crp1\0", b"crisp:0badcafe:x")
-    info = parse_attributes(found[18])
-    assert info[4] == b"bridge\0" and parse_attributes(info[5]) == {4: b"\1"}
-    by_index = rtnetlink.set_port("crp1", index=9)
-    assert _ifinfo(by_index.body) == (0, 0, 9, 0, 0)
-    assert set(parse_attributes(by_index.body[16:])) == {18}
-
-
 @pytest.mark.parametrize(
     ("text_", "family", "length", "flags"),
     [("10.85.0.2/16", socket.AF_INET, 16, 0), ("fd00::2/64", socket.AF_INET6, 64, 2)],

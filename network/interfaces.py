@@ -5,7 +5,7 @@ namespace. ``cri.sweep`` asks for each pod.
 
 Invariant: the counters are those of the namespace that was named, even if the pid has
 meanwhile become another process's, and nothing is kept open that would keep a namespace
-alive; the loopback and what belongs to other pods is left out.
+alive; the loopback is left out, and of the node what belongs to pods.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from network.names import POD_INTERFACE
 
 _BYTES = 1 << 20
 """A node with thousands of links stays below this."""
-_OTHER_PODS = ("veth", "crp")
+MOST = 256
+"""Interfaces that are told of one network: how many it has is up to its pod, and one answer is for all pods."""
+_OF_PODS = ("veth", "crp")
 """How the host's ends of pods' links begin: CNI's bridge plugin's, and ours (``network.names``)."""
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -86,14 +88,16 @@ def open_folder(process: str, namespace: str) -> int:
 def read_node(process: str = "/proc/self") -> tuple[Interface, ...]:
     """The interfaces of the network that ``process`` lives in, the default one first; none when they cannot be read."""
     try:
-        return parse_interfaces(_read(f"{process}/net/dev"), default_interface(_read(f"{process}/net/route")))
+        default = default_interface(_read(f"{process}/net/route"))
+        return parse_interfaces(_read(f"{process}/net/dev"), default, leave_out=_OF_PODS)
     except OSError:
         return ()
 
 
 @lru_cache(maxsize=1024)
-def parse_interfaces(text: bytes, first: str) -> tuple[Interface, ...]:
-    """/proc/PID/net/dev: two lines of headings, then eight counters each way a line. ``first`` is to come first.
+def parse_interfaces(text: bytes, first: str, *, leave_out: tuple[str, ...] = ()) -> tuple[Interface, ...]:
+    """/proc/PID/net/dev: two lines of headings, then eight counters each way a line. ``first`` is to come first;
+    ``leave_out`` are beginnings of names. MOST at most.
 
     What was parsed is kept: a pod that is idle says the same at the next sweep.
     """
@@ -101,10 +105,10 @@ def parse_interfaces(text: bytes, first: str) -> tuple[Interface, ...]:
     for line in text.decode(errors="replace").splitlines()[2:]:
         name, _, counters = line.partition(":")
         name = name.strip()
-        if name != "lo" and not name.startswith(_OTHER_PODS):
+        if name != "lo" and not name.startswith(leave_out):
             fields = counters.split()
             found.append(Interface(name, *map(int, (*fields[0:4], *fields[8:12]))))
-    return tuple(sorted(found, key=lambda each: each.name != first))
+    return tuple(sorted(found, key=lambda each: each.name != first)[:MOST])
 
 
 def default_interface(routes: bytes) -> str:

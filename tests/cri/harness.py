@@ -7,6 +7,7 @@ import contextlib
 import functools
 import itertools
 import os
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -259,6 +260,18 @@ class Crisp:
     async def end_of_tasks(self) -> None:
         """Wait for what goes on in the background: measurements, removals."""
         await self.until(lambda: len(self.host.tasks) == 0, 30)
+
+    def add_interface(self, sandbox: str, name: str) -> None:
+        """One more of the pod's, with the address 10.9.9.9/24, as a CNI plugin for a second network adds it; the
+        other end, ``far``, is in the pod as well and answers nobody."""
+        enter = ["nsenter", f"--net={self.host.pod_directory(sandbox)}/ns/network", "ip"]
+        for command in (
+            f"link add {name} type veth peer name far",
+            f"address add 10.9.9.9/24 dev {name}",
+            f"link set {name} up",
+            "link set far up",
+        ):
+            subprocess.run([*enter, *command.split()], check=True)
 
     async def remove_all(self) -> None:
         for record in list(self.host.store.sandboxes):

@@ -55,6 +55,20 @@ async def test_a_pod_has_every_metric_that_was_described_with_as_many_labels(cri
     assert of_container["container_threads"][0].timestamp == 0, "it is measured now"
 
 
+async def test_each_interface_of_a_pod_has_its_own_metrics(crisp: Crisp) -> None:
+    described = await crisp.runtime.ListMetricDescriptors(api.ListMetricDescriptorsRequest())
+    keys = {each.name: list(each.label_keys) for each in described.descriptors}
+    sandbox = await crisp.run_pod()
+    crisp.add_interface(sandbox, "net1")
+    await crisp.run(sandbox)
+    of_pod, _ = await by_name(crisp, sandbox)
+    counters = {name: metrics for name, metrics in of_pod.items() if name.startswith("container_network_")}
+    assert len(counters) == 8
+    for name, metrics in counters.items():
+        shown = [metric.label_values[keys[name].index("interface")] for metric in metrics]
+        assert sorted(shown) == ["eth0", "far", "net1"], name
+
+
 async def test_values_follow_and_a_created_container_has_none(crisp: Crisp) -> None:
     sandbox = await crisp.run_pod()
     await crisp.create(sandbox, crisp.container(name="created"))

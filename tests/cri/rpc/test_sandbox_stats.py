@@ -56,6 +56,23 @@ async def test_a_pods_network_is_that_of_its_own_interface(crisp: Crisp) -> None
     assert second.default_interface.tx_bytes.value > first.default_interface.tx_bytes.value
 
 
+@pytest.mark.parametrize("name", ["net1", "veth7"])
+async def test_each_interface_of_a_pod_has_its_own_figures(crisp: Crisp, name: str) -> None:
+    sandbox = await crisp.run_pod()
+    crisp.add_interface(sandbox, name)
+    id = await crisp.run(sandbox)
+    first = (await stats(crisp, sandbox)).linux.network
+    assert first.default_interface.name == "eth0"
+    assert sorted(each.name for each in first.interfaces) == sorted(["far", name])
+    await crisp.exec(id, "ping", "-c", "1", "-W", "1", "10.9.9.8")  # nobody: the question alone is counted
+    answer = await crisp.runtime.ListPodSandboxStats(api.ListPodSandboxStatsRequest())
+    (second,) = [each.linux.network for each in answer.stats if each.attributes.id == sandbox]
+    before, after = ({each.name: each for each in network.interfaces} for network in (first, second))
+    assert after[name].tx_bytes.value > before[name].tx_bytes.value
+    assert after["far"].rx_bytes.value > before["far"].rx_bytes.value
+    assert second.default_interface.name == "eth0"
+
+
 async def test_a_pod_in_the_nodes_network_has_the_nodes_interfaces(crisp: Crisp) -> None:
     config = crisp.pod(hostname="")
     config.linux.security_context.namespace_options.network = api.NODE

@@ -30,6 +30,7 @@ from network.routes import RoutePlan, StaticRoute, plan_routes
 from network.rtnetlink import Link, Network
 from network.subnet import Pool
 from network.sysctls import SysctlChange, enable_forwarding, read_sysctl, set_sysctl
+from network.udp_flows import UdpFlows
 from runtime.errors import FailedPrecondition, Fault, HostFault
 
 NOTES_SECONDS = 30.0
@@ -86,6 +87,7 @@ class Wiring:
         self._nft_path = nft_path
         self._route_socket: NetlinkSocket | None = None
         self._nft_table: Table | None = None
+        self._flows = UdpFlows()
         self.changes: tuple[SysctlChange, ...] = ()
         """The sysctls that ``prepare`` found otherwise, each once."""
 
@@ -107,6 +109,7 @@ class Wiring:
             self._route_socket.close()
         if self._nft_table is not None:
             self._nft_table.close()
+        self._flows.close()
         self._route_socket = self._nft_table = None
 
     def prepare(self, pools: Sequence[Pool], older: Sequence[Pool], pods: Sequence[Pod]) -> Prepared:
@@ -206,6 +209,7 @@ class Wiring:
         name = device.create_pair(self._route, self._pod(pod.sandbox_id), netns_fd, prepared.bridge, end)
         device.configure_pod(netlink_fd, end)
         self._table.add(plan_elements(pod))
+        self._flows.port_came(pod, self._route)
         return Attachment(
             provider="bridge",
             addresses=pod.addresses,
@@ -218,6 +222,7 @@ class Wiring:
     def unwire(self, pod: Pod) -> None:
         """Remove the pod's set elements; the link goes with its namespace."""
         self._table.discard(plan_elements(pod))
+        self._flows.port_went(pod)
 
     def limit(self, sandbox_id: str, bandwidth: Bandwidth) -> None:
         """See ``network.shaping``; the pod is wired."""

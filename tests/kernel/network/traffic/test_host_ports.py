@@ -14,13 +14,17 @@ from network.ports import MemoryPortStore
 from network.provider import PortMapping
 from runtime.errors import FailedPrecondition
 from tests.kernel.network.nodes import (
+    DUAL,
+    NODE_ADDRESSES,
     ONE,
+    OUTSIDE,
     SETTINGS,
     TWO,
     Node,
+    reach_outside,
     serve,
 )
-from tests.kernel.network.talk import SECONDS, ask, end, listen
+from tests.kernel.network.talk import FAMILIES, SECONDS, ask, end, let_speak_at_once, listen, pick
 
 
 def test_of_two_ports_the_one_with_an_address_counts_there(run_node: Callable[..., None]) -> None:
@@ -58,6 +62,50 @@ def test_without_loopback_ports_the_loopback_is_the_nodes_own(run_node: Callable
             end(server)
 
     run_node(test, replace(SETTINGS, loopback_ports=False))
+
+
+@FAMILIES
+@pytest.mark.parametrize("host_ip", ["", "own"], ids=["any address", "one address"])
+def test_a_sender_of_datagrams_that_goes_on_from_one_port_is_led_to_whoever_has_the_host_port(
+    run_node: Callable[..., None], family: int, host_ip: str
+) -> None:
+    """To a program of the node, to a pod, to the next one, and to the program again."""
+
+    async def test(node: Node) -> None:
+        let_speak_at_once(node.host)
+        _, outside = reach_outside(node)
+        pods = [node.make_netns() for _ in range(3)]
+        servers = [netns.open_socket(family, socket.SOCK_DGRAM) for netns in (node.host, *pods)]
+        for server, port in zip(servers, (8080, 80, 80, 53), strict=True):
+            server.bind(("", port))
+            server.settimeout(SECONDS)
+        address, beyond = (pick(pair, family) for pair in (NODE_ADDRESSES, OUTSIDE))
+        mapping = PortMapping("udp", 8080, 80, host_ip and address)
+        await node.attach("3c" * 32, pods[2])
+        sender, other = (outside.open_socket(family, socket.SOCK_DGRAM) for _ in range(2))
+        try:
+
+            def say(word: bytes, server: socket.socket) -> None:
+                sender.sendto(word, (address, 8080))
+                assert server.recvfrom(16)[0] == word
+
+            say(b"to the node", servers[0])
+            await node.attach(ONE, pods[0], mapping)
+            say(b"to one", servers[1])
+            other.bind(("", 8080))
+            servers[3].sendto(b"from a pod", (beyond, 8080))
+            data, back = other.recvfrom(16)
+            await node.provider.detach(ONE)
+            say(b"to the node", servers[0])
+            await node.attach(TWO, pods[1], mapping)
+            say(b"to two", servers[2])
+            other.sendto(b"an answer", back)
+            assert (data, servers[3].recvfrom(16)[0]) == (b"from a pod", b"an answer")
+        finally:
+            for each in (*servers, sender, other):
+                each.close()
+
+    run_node(test, DUAL)
 
 
 def test_sctp_ports_are_elements_as_the_others_are(run_node: Callable[..., None]) -> None:

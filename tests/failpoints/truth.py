@@ -67,9 +67,9 @@ def monitors_of(daemon: Daemon) -> dict[int, str]:
     return found
 
 
-def settled(find: Callable[[Daemon], list[str]], daemon: Daemon) -> list[str]:
+def settled(find: Callable[[Daemon], list[str]], daemon: Daemon, seconds: float = SETTLING) -> list[str]:
     """What ``find`` finds once it finds nothing any more, or in the end."""
-    until = time.monotonic() + SETTLING
+    until = time.monotonic() + seconds
     while (found := find(daemon)) and time.monotonic() < until:
         time.sleep(0.005)
     return found

@@ -19,8 +19,9 @@ from tests import ruleset
 from tests.failpoints.serving import Daemon
 from tests.failpoints.truth import cgroups_of, links_of, monitors_of, mounts_below
 
-SETTLING = 20.0
-"""Seconds for the kernel to end namespaces and for the pool to be filled again."""
+SETTLING = 60.0
+"""Seconds for the kernel to end namespaces, for the pool to be filled again, and for what a daemon tries again
+after 1, 2, 4, 8 and 16 seconds."""
 
 DESCRIPTOR, FEW = "descriptor of the daemon", 6
 

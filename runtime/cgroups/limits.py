@@ -23,7 +23,7 @@ from runtime.linux import bpf
 
 _STEP = "limit the cgroup"
 _KEPT_V2, _SWAPPABLE_V2 = ("kernel", "sock"), ("anon", "shmem")
-"""Lines of memory.stat: memory that the kernel cannot reclaim, ever and without swap."""
+"""Lines of memory.stat: memory that the kernel cannot reclaim, ever and beyond what it may swap out."""
 
 REFUSALS: Mapping[int, type[Fault]] = {
     errno.EBUSY: FailedPrecondition,
@@ -93,22 +93,39 @@ def put_back(before: Sequence[Write], layout: Layout, cgroup_path: str) -> list[
     return [path for path, content in paths if not _restore(path, content)]
 
 
-def refuse_below_use(writes: Iterable[Write], layout: Layout, cgroup_path: str) -> None:
+def refuse_below_use(writes: Iterable[Write], layout: Layout, cgroup_path: str, proc_root: str = "/proc") -> None:
     """v1 refuses a memory limit below what is used and cannot be reclaimed; v2 takes it and kills.
 
     Raises:
         FailedPrecondition: there is one for a v2 cgroup among ``writes``.
         HostFault: the cgroup does not exist.
     """
-    asked = [write.value for write in writes if write.file == "memory.max" and write.value.strip().isdecimal()]
-    if not asked or not layout.is_v2("memory"):
+    asked = {write.file: write.value.strip() for write in writes}
+    limit = asked.get("memory.max", "")
+    if not limit.isdecimal() or not layout.is_v2("memory"):
         return
     place = directory(layout, "memory", cgroup_path)
-    kept = _KEPT_V2 if layout.swap else _KEPT_V2 + _SWAPPABLE_V2
-    used = sum(int(value) for name, value in _table(f"{place}/memory.stat") if name in kept)
-    if int(asked[-1]) < used:
-        message = f"a memory limit of {asked[-1].strip()} is below the {used} bytes in use"
+    stat = dict(_table(f"{place}/memory.stat"))
+    kept, swappable = (sum(int(stat.get(name, 0)) for name in names) for names in (_KEPT_V2, _SWAPPABLE_V2))
+    room = _swap_room(f"{place}", asked.get("memory.swap.max"), proc_root) if layout.swap else 0
+    used = kept + max(0, swappable - room)
+    if int(limit) < used:
+        message = f"a memory limit of {limit} is below the {used} bytes in use"
         raise FailedPrecondition(message, step=_STEP, object=f"{place}/memory.max")
+
+
+def _swap_room(place: str, asked: str | None, proc_root: str) -> int:
+    """Bytes that a v2 cgroup may swap out beyond what it has, with the limit ``asked`` or the one in force."""
+    meminfo = files.read(f"{proc_root}/meminfo", _STEP)
+    free = next((int(line.split()[1]) << 10 for line in meminfo.splitlines() if line.startswith("SwapFree:")), 0)
+    try:
+        limit = asked or files.read(f"{place}/memory.swap.max", _STEP).strip()
+        current = int(files.read(f"{place}/memory.swap.current", _STEP))
+    except HostFault as fault:
+        if fault.errno in _MISSING:  # swap is not accounted for
+            return free
+        raise
+    return free if limit == "max" else max(0, min(free, int(limit) - current))
 
 
 def apply_oom_score_adj(pids: Iterable[int], value: int, proc_root: str = "/proc") -> str | None:

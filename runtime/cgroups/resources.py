@@ -191,12 +191,20 @@ def _plan_memory(asked: Resources, layout: Layout, now: Current, notes: list[str
             notes.append(f"the limit of {total} bytes for memory and swap is ignored: the host has no swap")
         total = 0
     if layout.is_v2("memory"):
-        writes = [Write("memory", "memory.max", _or_max(memory))] if memory else []
-        if total:
-            swap = UNLIMITED if total == UNLIMITED else total - limit
-            writes.append(Write("memory", "memory.swap.max", _or_max(swap), optional=True))
-        return writes
+        swap = None if not total else UNLIMITED if total == UNLIMITED else total - limit
+        return _plan_memory_v2(memory, swap, now)
     return _plan_memory_v1(memory, total, now)
+
+
+def _plan_memory_v2(memory: int, swap: int | None, now: Current) -> list[Write]:
+    """v2 makes room for a lower limit by swapping, and kills where it may not swap: the more of it comes first."""
+    writes = [Write("memory", "memory.max", _or_max(memory))] if memory else []
+    if swap is None:
+        return writes
+    unlimited = UNLIMITED in (now.memory_limit, now.memory_swap_limit)
+    grows = _above(swap, UNLIMITED if unlimited else now.memory_swap_limit - now.memory_limit)
+    limit = Write("memory", "memory.swap.max", _or_max(swap), optional=True)
+    return [limit, *writes] if grows else [*writes, limit]
 
 
 def _plan_memory_v1(memory: int, total: int, now: Current) -> list[Write]:

@@ -256,18 +256,55 @@ def test_an_oom_score_out_of_range_is_a_fault() -> None:
 
 @pytest.mark.parametrize(
     ("limit", "swap", "refused"),
-    [(20 * MIB, False, True), (40 * MIB, False, False), (20 * MIB, True, False), (UNLIMITED, False, False)],
+    [(20, False, True), (40, False, False), (20, True, False), (UNLIMITED, False, False)],
 )
 def test_v2_would_kill_for_a_limit_below_the_use_so_it_is_refused(
     tmp_path: Path, limit: int, swap: bool, refused: bool
 ) -> None:
-    v2 = Layout(Kind.V2, (), str(tmp_path), frozenset({"memory"}), "/", swap, frozenset())
-    (tmp_path / "c").mkdir()
-    (tmp_path / "c/memory.stat").write_text(f"anon {30 * MIB}\nfile {90 * MIB}\nkernel {MIB}\npgfault 7\n")
-    writes = plan_writes(Resources(memory_limit=limit), v2).writes
+    v2 = used_on_v2(tmp_path, swap=swap, swap_free=100 * MIB)
+    writes = plan_writes(Resources(memory_limit=limit * MIB if limit > 0 else limit), v2).writes
     if not refused:
-        refuse_below_use(writes, v2, "/c")
+        refuse_below_use(writes, v2, "/c", str(tmp_path))
         return
     with pytest.raises(FailedPrecondition, match="below the"):
-        refuse_below_use(writes, v2, "/c")
+        refuse_below_use(writes, v2, "/c", str(tmp_path))
     refuse_below_use(writes, replace(LAYOUT, v2_controllers=frozenset()), "/c")
+
+
+@pytest.mark.parametrize(
+    ("swap_free", "in_force", "asked", "refused"),
+    [
+        (100 * MIB, "max\n", None, False),
+        (8 * MIB, "max\n", None, True),  # the host has not enough
+        (100 * MIB, "0\n", None, True),
+        (100 * MIB, f"{12 * MIB}\n", None, True),  # of which 4 MiB are taken
+        (100 * MIB, f"{16 * MIB}\n", None, False),
+        (100 * MIB, "0\n", f"{16 * MIB}", False),
+        (100 * MIB, "max\n", f"{8 * MIB}", True),
+    ],
+)
+def test_on_v2_what_may_be_swapped_out_does_not_count_as_used(
+    tmp_path: Path, swap_free: int, in_force: str, asked: str | None, refused: bool
+) -> None:
+    v2 = used_on_v2(tmp_path, swap=True, swap_free=swap_free)
+    (tmp_path / "c/memory.swap.max").write_text(in_force)
+    (tmp_path / "c/memory.swap.current").write_text(f"{4 * MIB}\n")
+    writes = [Write("memory", "memory.max", f"{20 * MIB}")]
+    writes += [Write("memory", "memory.swap.max", asked)] if asked else []
+    if refused:
+        with pytest.raises(FailedPrecondition, match="below the"):
+            refuse_below_use(writes, v2, "/c", str(tmp_path))
+    else:
+        refuse_below_use(writes, v2, "/c", str(tmp_path))
+    (tmp_path / "c/memory.swap.current").unlink()
+    (tmp_path / "c/memory.swap.current").mkdir()
+    with pytest.raises(HostFault, match="EISDIR"):
+        refuse_below_use(writes, v2, "/c", str(tmp_path))
+
+
+def used_on_v2(folder: Path, *, swap: bool, swap_free: int) -> Layout:
+    """A cgroup ``/c`` that uses 31 MiB beside files, without accounting for swap, and a /proc/meminfo."""
+    (folder / "c").mkdir()
+    (folder / "c/memory.stat").write_text(f"anon {30 * MIB}\nfile {90 * MIB}\nkernel {MIB}\npgfault 7\n")
+    (folder / "meminfo").write_text(f"MemFree: 5 kB\nSwapTotal: 7 kB\nSwapFree: {swap_free >> 10} kB\n")
+    return Layout(Kind.V2, (), str(folder), frozenset({"memory"}), "/", swap, frozenset())

@@ -161,6 +161,18 @@ def test_a_swap_limit_counts_from_the_memory_limit_in_force() -> None:
         plan_writes(asked, V2)  # no memory limit at all
 
 
+@pytest.mark.parametrize(
+    ("memory", "total", "first"),
+    [(5, 15, "memory.swap.max"), (5, -1, "memory.swap.max"), (5, 7, "memory.max"), (20, 22, "memory.max")],
+)
+def test_leave_to_swap_comes_before_a_lower_limit_and_goes_after_it_on_v2(memory: int, total: int, first: str) -> None:
+    now = Current(memory_limit=10, memory_swap_limit=15)
+    written = lines(Resources(memory_limit=memory, memory_swap_limit=total), V2, now)
+    swap = "max" if total == -1 else str(total - memory)
+    assert dict(written) == {"memory.max": str(memory), "memory.swap.max": swap}
+    assert written[0][0] == first
+
+
 def test_a_swap_limit_on_a_host_without_swap_is_a_note() -> None:
     asked = Resources(memory_limit=MIB, memory_swap_limit=2 * MIB)
     for layout in (V1, V2):

@@ -11,7 +11,7 @@ TIERS := tests/kernel tests/cri
 LONG := tests/cri/test_bench.py tests/cri/test_load.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run check test test-unit test-kernel test-cri test-load test-attacks test-failpoints test-network test-kubelet test-at-rest fuzz conformance bench lock clean
+.PHONY: help install install-dev run check test test-unit test-kernel test-cri test-load test-attacks test-failpoints test-network test-kubelet fuzz conformance bench lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,14 +67,10 @@ test-network: $(BIN)/.installed-dev ## 60 pods up and down beside a killed daemo
 	@deploy/install-deps --test
 	$(if $(PODS),CRISP_SOAK_PODS=$(PODS)) $(if $(ROUNDS),CRISP_SOAK_ROUNDS=$(ROUNDS)) $(PYTEST) -s tests/soak
 
-test-kubelet: $(BIN)/.installed-dev ## static pods under the published kubelet, built by Go (as root, 4 minutes and the build)
+test-kubelet: $(BIN)/.installed-dev ## static pods under the published kubelet, built by Go (as root, 5 minutes and the build)
 	@deploy/install-deps --test
 	$(BIN)/python -m tests.cluster.kubelet
-	$(PYTEST) tests/cluster --ignore tests/cluster/test_at_rest.py
-
-test-at-rest: $(BIN)/.installed-dev ## what fifty pods at rest cost the daemon (as root, 3 minutes)
-	@deploy/install-deps --test
-	$(PYTEST) -s tests/cluster/test_at_rest.py
+	$(PYTEST) tests/cluster
 
 fuzz: $(BIN)/.installed-dev ## mutated bytes for the parsers, 20 s each; ARGS="spdy --seconds 60" for one
 	$(BIN)/python -m tests.fuzz $(or $(ARGS),all)

@@ -19,6 +19,9 @@ from tests.cri.harness import DEMO_IMAGE, Crisp
 TREE = Path(__file__).resolve().parents[2]
 SLOWEST = 0.1
 """Seconds that Version may take, 99 times of a hundred (two cores to themselves give 0.06)."""
+WORST = 2.0
+"""And for any call: one that meets the burst waits until that has been taken in. One at a time is asked, so a daemon
+that lets it wait for long is asked the less often, and 99 of a hundred do not show it."""
 
 
 async def python(*arguments: str) -> Process:
@@ -37,5 +40,6 @@ async def test_500_rpcs_at_once_are_answered_and_version_answers_meanwhile(crisp
     spent, served = sorted(each for each, _ in calls), sorted(each - waited for each, waited in calls)
     at = int(len(calls) * 0.99)
     words = f"99% of {len(calls)} calls of Version: {served[at] * 1e3:.1f} ms, {spent[at] * 1e3:.1f} ms with the queue"
+    words += f"; all: {served[-1] * 1e3:.1f} and {spent[-1] * 1e3:.1f} ms"
     print(words)
-    assert served[at] < SLOWEST, words
+    assert served[at] < SLOWEST and served[-1] < WORST, words

@@ -11,7 +11,7 @@ TIERS := tests/kernel tests/cri
 LONG := tests/cri/test_bench.py tests/cri/test_load.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run check test test-unit test-kernel test-cri test-load test-attacks test-failpoints test-network test-kubelet fuzz conformance bench lock clean
+.PHONY: help install install-dev run check test test-unit test-kernel test-cri test-load test-attacks test-failpoints test-network test-kubelet guest fuzz conformance bench lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -71,6 +71,10 @@ test-kubelet: $(BIN)/.installed-dev ## static pods under the published kubelet, 
 	@deploy/install-deps --test
 	$(BIN)/python -m tests.cluster.kubelet
 	$(PYTEST) tests/cluster
+
+guest: $(BIN)/.installed-dev ## crisp as a service of systemd, with cgroup v2 alone, in an emulated machine (as root, needs apt)
+	@deploy/install-deps --guest
+	$(BIN)/python -m tests.guest $(ARGS)
 
 fuzz: $(BIN)/.installed-dev ## mutated bytes for the parsers, 20 s each; ARGS="spdy --seconds 60" for one
 	$(BIN)/python -m tests.fuzz $(or $(ARGS),all)

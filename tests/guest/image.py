@@ -8,6 +8,8 @@ Invariant: an image in the cache is whole, and the checkout is not written to.
 
 from __future__ import annotations
 
+import importlib.metadata
+import lzma
 import os
 import shutil
 import subprocess
@@ -73,7 +75,7 @@ def make(folder: Path) -> None:
     root = folder / "root"
     bootstrap(root)
     kernel = max((root / "boot").glob("vmlinuz-*"))
-    run("chroot", root, "depmod", kernel.name.removeprefix("vmlinuz-"))
+    unpack_modules(root, kernel.name.removeprefix("vmlinuz-"))
     shutil.move(kernel, folder / "vmlinuz")
     shutil.rmtree(root / "boot")
     install_python(root)
@@ -97,6 +99,14 @@ def bootstrap(root: Path) -> None:
         *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in recipe.LEFT_OUT),
         *(f"--customize-hook={GET_KERNEL}", recipe.SUITE, str(root), *own[:1]),
     )
+
+
+def unpack_modules(root: Path, version: str) -> None:
+    for folder in recipe.UNPACKED:
+        for packed in (root / "usr/lib/modules" / version / "kernel" / folder).rglob("*.ko.xz"):
+            packed.with_suffix("").write_bytes(lzma.decompress(packed.read_bytes()))
+            packed.unlink()
+    run("chroot", root, "depmod", version)
 
 
 def is_of_suite(path: str) -> bool:
@@ -152,6 +162,9 @@ def make_sources(disk: Path) -> None:
             shutil.copytree(recipe.ROOT / name, copy / name, symlinks=True)
         else:
             shutil.copy2(recipe.ROOT / name, copy / name)
+    crisp = importlib.metadata.distribution("crisp-cri")  # its version is read from there
+    (metadata,) = (file for file in crisp.files or () if file.name == "METADATA")
+    shutil.copytree(Path(str(crisp.locate_file(metadata))).parent, copy / metadata.parent.name)
     run(sys.executable, "-m", "compileall", "-q", "--invalidation-mode=unchecked-hash", copy)
     make_disk(copy, disk, "sources", "256M")
     shutil.rmtree(copy)

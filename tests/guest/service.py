@@ -80,6 +80,20 @@ class Service(Daemon):
 
     # ------------------------------------------------------------------ containers
 
+    def pod(self, name: str = "", **changes: Any) -> api.RunPodSandboxRequest:
+        """As kubelet's: each container has a PID namespace of its own."""
+        request = super().pod(name, **changes)
+        request.config.linux.security_context.namespace_options.pid = api.CONTAINER
+        return request
+
+    def container(
+        self, sandbox: str, pod: api.RunPodSandboxRequest, *command: str, name: str = "main", **changes: Any
+    ) -> api.CreateContainerRequest:
+        request = super().container(sandbox, pod, *command, name=name, **changes)
+        options = pod.config.linux.security_context.namespace_options
+        request.config.linux.security_context.namespace_options.CopyFrom(options)
+        return request
+
     def start_container(self, *command: str, pod: api.RunPodSandboxRequest | None = None, **resources: Any) -> str:
         """The id of a container that runs in a pod of its own, with ``resources`` as the CRI names them."""
         request = pod or self.pod()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import grpc
 import pytest
 
@@ -10,8 +12,15 @@ from tests.failpoints.serving import wait_for
 from tests.guest.service import PATIENCE, Service, cgroup_of, keyed, read
 
 MIB = 1 << 20
+DISK = "/dev/vda"
+"""One that is only read from: the sources'."""
+
 HOLD = "dd if=/dev/zero of=/dev/shm/held bs=1M count=%d 2>/dev/null; echo held; while :; do sleep 1000; done"
 """Memory that the kernel cannot give back without swap: a file in a tmpfs."""
+
+
+HUNGRY = ("tail", "-c", "99000000", "/dev/zero")
+"""Keeps the last 99 MB of what never ends."""
 
 
 def test_a_container_has_the_limits_that_were_asked_for(crisp: Service) -> None:
@@ -47,7 +56,7 @@ def test_a_container_sees_its_own_cgroup_and_cannot_change_it(crisp: Service) ->
 def test_an_update_changes_what_it_gives_and_nothing_else(crisp: Service) -> None:
     container = crisp.start_container(memory_limit_in_bytes=64 * MIB, cpu_shares=1024, cpu_quota=50_000)
     crisp.update(container, memory_limit_in_bytes=256 * MIB, cpu_shares=2048)
-    assert [read(container, file) for file in ("memory.max", "cpu.weight")] == [str(256 * MIB), "170"]
+    assert [read(container, file) for file in ("memory.max", "cpu.weight")] == [str(256 * MIB), "174"]
     assert read(container, "cpu.max") == "50000 100000"
     crisp.update(container, memory_limit_in_bytes=32 * MIB, cpu_quota=10_000, cpu_period=20_000, cpuset_cpus="0-1")
     files = ("memory.max", "cpu.max", "cpuset.cpus.effective")
@@ -72,19 +81,19 @@ def test_a_limit_below_what_is_used_is_refused_and_nobody_is_killed(crisp: Servi
     assert read(container, "memory.max") == str(64 * MIB)
 
 
-def test_a_cpu_set_of_processors_that_are_not_there_is_refused_or_told_as_it_is(crisp: Service) -> None:
+def test_of_a_cpu_set_that_the_pod_has_but_a_part_that_part_is_told(crisp: Service) -> None:
     container = crisp.start_container(cpuset_cpus="0")
-    crisp.update(container, cpuset_cpus="1,77")
+    (cgroup_of(container).parent / "cpuset.cpus").write_text("1")
+    crisp.update(container, cpuset_cpus="0-1")
     assert crisp.status(container).resources.linux.cpuset_cpus == read(container, "cpuset.cpus.effective") == "1"
+    assert crisp.execute(container, "grep", "Cpus_allowed_list", "/proc/self/status").stdout.split()[-1] == b"1"
 
 
 def test_a_container_that_outgrows_its_limit_is_reported_as_killed_for_memory(crisp: Service) -> None:
     pod = crisp.pod()
     sandbox = crisp.run_pod(pod)
     linux = {"resources": {"memory_limit_in_bytes": 16 * MIB}}
-    container = crisp.run(
-        sandbox, pod, "sh", "-c", "a=$(tail -c 60000000 /dev/zero | tr '\\0' x); echo survived", linux=linux
-    )
+    container = crisp.run(sandbox, pod, *HUNGRY, linux=linux)
     neighbour = crisp.run(sandbox, pod, name="neighbour")
     status = crisp.wait_exit(container)
     assert (status.reason, status.exit_code) == ("OOMKilled", 137)
@@ -101,20 +110,23 @@ def test_processes_are_bounded_in_the_container_and_in_what_is_executed_in_it(cr
 
 def test_devices_that_were_not_asked_for_cannot_be_opened_whatever_is_made(crisp: Service) -> None:
     container = crisp.start_container()
-    script = "mknod /tmp/k c 1 11 && mknod /tmp/z c 1 5 && head -c1 /tmp/z >/dev/null && echo zero; head -c1 /tmp/k"
+    number = os.stat(DISK).st_rdev
+    disk = f"b {os.major(number)} {os.minor(number)}"
+    script = f"mknod /d {disk} && mknod /z c 1 5 && head -c1 /z >/dev/null && echo zero; head -c1 /d"
     answer = crisp.execute(container, "sh", "-c", script)
     assert answer.stdout == b"zero\n" and b"not permitted" in answer.stderr
     pod = crisp.pod()
-    device = api.Device(host_path="/dev/kmsg", container_path="/dev/kmsg", permissions="r")
+    device = api.Device(host_path=DISK, container_path="/dev/disk", permissions="r")
     asked = crisp.run(crisp.run_pod(pod), pod, devices=[device])
-    assert crisp.execute(asked, "dd", "if=/dev/kmsg", "bs=8k", "count=1", "of=/dev/null").exit_code == 0
-    assert b"not permitted" in crisp.execute(asked, "sh", "-c", "echo x >/dev/kmsg").stderr
+    assert crisp.execute(asked, "head", "-c1", "/dev/disk").exit_code == 0
+    for refused in ("true >>/dev/disk", f"mknod /d {disk} && true >>/d"):
+        assert b"not permitted" in crisp.execute(asked, "sh", "-c", refused).stderr
 
 
 def test_a_privileged_container_may_open_every_device(crisp: Service) -> None:
     pod = crisp.pod(linux={"security_context": {"privileged": True}})
     container = crisp.run(crisp.run_pod(pod), pod, linux={"security_context": {"privileged": True}})
-    assert crisp.execute(container, "dd", "if=/dev/kmsg", "bs=8k", "count=1", "of=/dev/null").exit_code == 0
+    assert crisp.execute(container, "head", "-c1", DISK).exit_code == 0
 
 
 def test_a_pods_own_cgroup_holds_for_all_its_containers(crisp: Service) -> None:

@@ -17,12 +17,11 @@ DISK = "LABEL=swap"
 
 @pytest.fixture(autouse=True, scope="module")
 def swap(service: Service) -> Iterator[None]:
-    """The daemon learns at its start whether there is any."""
+    """The daemon learns at its start whether there is any; these tests are the last of its."""
     subprocess.run(["swapon", DISK], check=True)
     service.restart()
     yield
     subprocess.run(["swapoff", DISK], check=True)
-    service.restart()
 
 
 def hold_30_mebibytes(crisp: Service) -> str:

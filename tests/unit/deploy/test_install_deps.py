@@ -65,6 +65,14 @@ def test_tests_need_more_than_running_does(bare: Path) -> None:
     assert "docker-registry" in log.read_text().splitlines()[1].split()
 
 
+def test_the_guest_needs_an_emulator_which_nothing_else_does(bare: Path) -> None:
+    log = apt(bare)
+    assert run(bare, "--test").returncode == run(bare, "--guest").returncode == 0
+    _, for_tests, _, for_guest = log.read_text().splitlines()
+    assert "qemu-system-x86" in for_guest.split() and "docker-registry" not in for_guest.split()
+    assert "qemu-system-x86" not in for_tests.split()
+
+
 def test_a_user_who_is_not_root_is_told_what_root_has_to_do(bare: Path) -> None:
     log = apt(bare)
     write(bare / "id", "#!/bin/sh\necho 1000\n")
@@ -98,4 +106,4 @@ def test_a_python_that_is_too_old_is_refused(bare: Path) -> None:
 
 def test_an_unknown_option_is_refused(bare: Path) -> None:
     done = run(bare, "--all")
-    assert (done.returncode, done.stderr) == (2, "usage: deploy/install-deps [--test]\n")
+    assert (done.returncode, done.stderr) == (2, "usage: deploy/install-deps [--test | --guest]\n")

@@ -52,7 +52,7 @@ def write(layout: Layout, **values: str) -> None:
 
 
 def in_force(path: str, asked: Resources) -> Resources:
-    apply_writes(plan_writes(asked, LAYOUT), LAYOUT, path)
+    apply_writes(plan_writes(asked, LAYOUT, read_current(LAYOUT, path)), LAYOUT, path)
     return read_in_force(asked, LAYOUT, path)
 
 

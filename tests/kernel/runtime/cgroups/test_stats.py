@@ -46,10 +46,10 @@ def test_a_process_shows_in_the_figures_of_its_cgroup(path: str) -> None:
     began = time.time_ns()
     with living_in(dirs(LAYOUT, path), body=work_and_hold), Sweeper(LAYOUT) as sweeper:
         wait_for(lambda: (sweeper.sweep([path])[path].cpu or 0) > 40_000_000, "CPU time is counted")
+        wait_for(lambda: (sweeper.sweep([path])[path].memory_rss or 0) > 7 << 20, "its memory is counted")
         usage = sweeper.sweep([path])[path]
         assert usage.pids == 1
         assert (usage.memory_usage or 0) > 8 << 20
-        assert (usage.memory_rss or 0) > 7 << 20
         assert (usage.memory_working_set or 0) > 7 << 20
         assert (usage.page_faults or 0) > 0
         assert usage.oom_kills == 0

@@ -4,7 +4,8 @@
     python -m tests.guest tests/guest/X.py     those that are named, as pytest takes them
     python -m tests.guest --command 'WORDS'    what the shell makes of them instead, to look around
 
-The exit status is that of pytest. On a failure the journal is shown: what systemd says of crisp's service, then what that says.
+The exit status is that of pytest. On a failure the journal is shown: what systemd says of crisp's service,
+then what that says itself.
 """
 
 from __future__ import annotations

@@ -29,8 +29,9 @@ from runtime.peers import SOCKET_NAME
 from runtime.procfs import start_time as read_start_time
 from runtime.program import open_program
 
-ZYGOTE_SECONDS = 20.0
-"""How long a zygote may take to import what it needs, on a machine that is busy."""
+ZYGOTE_SECONDS = 60.0
+"""How long a zygote may take to import what it needs and to rehearse: on a node that boots everything at once,
+or is emulated, more than twenty seconds. A zygote that dies is noticed at once."""
 
 CONNECT_SECONDS = 5.0
 """How long a monitor may take to accept a connection."""

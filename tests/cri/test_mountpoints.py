@@ -60,6 +60,12 @@ async def remove(crisp: Crisp, id: str) -> None:
     await crisp.runtime.RemoveContainer(api.RemoveContainerRequest(container_id=id))
 
 
+@pytest.fixture(autouse=True)
+def what_is_a_directory_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever else is mounted on this host at the same moment, for which the kernel may not say it."""
+    monkeypatch.setattr(mountpoints, "is_known_directory", os.path.isdir)
+
+
 @pytest_asyncio.fixture(autouse=True, loop_scope="module")
 async def none_is_left_of_other_tests(crisp: Crisp) -> None:
     """Nor is one still to be made for them, for a pod that is gone by then."""

@@ -40,9 +40,9 @@ def key(crisp: Crisp, id: str) -> str:
 
 async def make(crisp: Crisp, sandbox: str, config: api.ContainerConfig | None = None) -> str:
     """The key of a layer that was made after a container without it, which is removed again."""
+    before = set(layers(crisp))
     id = await crisp.create(sandbox, config or crisp.container(name="first"))
     assert key(crisp, id) == ""
-    before = set(layers(crisp))
     await crisp.end_of_tasks()
     (made,) = set(layers(crisp)) - before
     await remove(crisp, id)

@@ -109,6 +109,12 @@ class Cache:
         except OSError as error:
             raise _refused(error, "forget the attachment", path) from error
 
+    def discard_partial(self) -> None:
+        """What a killed daemon had begun to write; not while this one writes."""
+        with contextlib.suppress(OSError):  # it takes up room, and that is all
+            for path in self._folder.glob(f"*{_PARTIAL}"):
+                path.unlink()
+
     def _path(self, sandbox_id: str) -> Path:
         return self._folder / f"{sandbox_id}.json"
 

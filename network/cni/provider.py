@@ -181,9 +181,10 @@ class CniProvider:
             return Entry(sandbox_id=sandbox_id, conf=conf, netns="")
 
     async def _end_stragglers(self) -> None:
-        """Once: what an earlier daemon ran when it was killed."""
+        """Once, before anything is written: what an earlier daemon ran and wrote when it was killed."""
         async with self._alone:
-            if self._inherited:
+            if self._inherited is not None:
+                await asyncio.to_thread(self._cache.discard_partial)
                 await asyncio.to_thread(end_stragglers, self._inherited, STRAGGLER_SECONDS)
             self._inherited = None
 

@@ -353,3 +353,15 @@ async def test_two_pods_are_attached_at_once_and_one_pod_is_not(setup: Setup) ->
     with contextlib.suppress(ExceptionGroup):
         await asyncio.gather(setup.provider.detach(ID), setup.provider.detach(ID), setup.provider.detach(OTHER))
     assert setup.plugins.leases() == []
+
+
+async def test_what_an_earlier_daemon_had_only_begun_to_write_goes_before_anything_is_attached(setup: Setup) -> None:
+    await setup.provider.attach(setup.request(sandbox_id=OTHER))
+    partial = setup.folder / "cni" / f"{ID}.partial"
+    partial.write_text("{")
+    provider = setup.restart()
+    provider.selection.refresh()
+    await provider.attach(setup.request())
+    assert not partial.exists() and sorted(setup.on_disk()) == [ID, OTHER]
+    for each in (ID, OTHER):
+        await provider.detach(each)

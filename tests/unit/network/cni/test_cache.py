@@ -101,3 +101,12 @@ def test_two_that_are_the_first_at_once_are_both_written(tmp_path: Path, monkeyp
     monkeypatch.setattr(Path, "is_dir", lambda path: next(answers, True))
     cache.write(ENTRY)
     assert cache.ids() == (ID,)
+
+
+def test_what_a_killed_daemon_had_begun_to_write_is_discarded_and_what_is_whole_stays(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cni")
+    cache.discard_partial()
+    cache.write(ENTRY)
+    (tmp_path / "cni" / f"{'cd' * 32}.partial").write_text("{")
+    cache.discard_partial()
+    assert os.listdir(tmp_path / "cni") == [f"{ID}.json"]

@@ -127,7 +127,11 @@ def cancel_at(daemon: Daemon, point: Point, request: Any) -> None:
     call = getattr(daemon.runtime, point.operation).future(request)
     wait_for(lambda: call.done() or waiting_at(daemon, point), f"{point} to be passed")
     assert not call.done(), f"{point} was not passed"
+    left = f"{point.operation} CANCELLED"
+    before = daemon.log_mentions(left)
     call.cancel()
+    # Or the operation would end first, and its answer be taken for delivered.
+    wait_for(lambda: daemon.log_mentions(left) > before, f"the daemon to know that the client of {point} has left")
     daemon.arm(point.name, "off")
 
 

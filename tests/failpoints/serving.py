@@ -164,6 +164,10 @@ class Daemon:
     def log_tail(self) -> str:
         return "\n".join((self.folder / "log").read_text(errors="replace").splitlines()[-30:])
 
+    def log_mentions(self, words: str) -> int:
+        """How many lines of the log have ``words`` in them."""
+        return sum(words in line for line in (self.folder / "log").read_text(errors="replace").splitlines())
+
     # ------------------------------------------------------------------ failpoints
 
     def arm(self, point: str, action: str, count: int = 0) -> None:

@@ -43,6 +43,8 @@ asyncio.run(_start_grpc())
 
 DEMO_IMAGE = "crisp.local/demo:latest"
 NUMBERS = itertools.count(1)
+PATIENCE = float(os.environ.get("CRISP_TEST_PATIENCE", "30"))
+"""Seconds to wait for what is sure to happen; an emulated machine takes longer."""
 
 
 @functools.cache
@@ -199,7 +201,7 @@ class Crisp:
         status: api.ContainerStatus = answer.status
         return status
 
-    async def wait_exit(self, container: str, seconds: float = 30) -> api.ContainerStatus:
+    async def wait_exit(self, container: str, seconds: float = PATIENCE) -> api.ContainerStatus:
         """The status of the container once it has ended."""
         await asyncio.wait_for(self.host.exited(container).wait(), seconds)
         return await self.status(container)
@@ -227,7 +229,7 @@ class Crisp:
         config = api.ContainerConfig.FromString(record.config)
         return Path(api.PodSandboxConfig.FromString(pod.config).log_directory) / config.log_path
 
-    async def until(self, holds: Callable[[], bool], seconds: float = 30) -> None:
+    async def until(self, holds: Callable[[], bool], seconds: float = PATIENCE) -> None:
         """Wait for a condition; a test that waits in vain fails, and says what goes on."""
         end = time.monotonic() + seconds
         while not holds():

@@ -117,10 +117,11 @@ def check_bridge(host: HostNetworks, name: str, ours: Alias) -> Link | None:
             step="prepare the bridge",
             object=name,
         )
-    what = link.kind or "hardware"
+    # Hardware cannot be deleted, and should not be: it may be the way to this node.
+    removal = f" or remove it: ip link delete {name}" if link.kind else ""
     raise FailedPrecondition(
-        f"an interface of this name (kind {what}) exists and crisp did not make it; "
-        f"set another [network] bridge or remove it: ip link delete {name}",
+        f"an interface of this name (kind {link.kind or 'hardware'}) exists and crisp did not make it; "
+        f"set another [network] bridge{removal}",
         step="prepare the bridge",
         object=name,
     )

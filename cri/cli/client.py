@@ -55,8 +55,10 @@ def open_channel(path: str) -> grpc.Channel:
 
 
 @contextmanager
-def admin(settings: Settings) -> Iterator[AdminStub]:
+def admin(settings: Settings, subject: str = "") -> Iterator[AdminStub]:
     """The daemon's Admin service; errors of calls within are raised as faults.
+
+    ``subject`` is what they are about, where the daemon does not know its name: a file of the caller's.
 
     Raises:
         NoDaemon: nobody answers.
@@ -71,12 +73,12 @@ def admin(settings: Settings) -> Iterator[AdminStub]:
         try:
             yield AdminStub(channel)
         except grpc.RpcError as error:
-            raise fault_of(error, path) from None
+            raise fault_of(error, path, subject) from None
 
 
-def fault_of(error: grpc.RpcError, path: str) -> Fault:
+def fault_of(error: grpc.RpcError, path: str, subject: str = "") -> Fault:
     """What ``error`` means; a daemon that is not there is told from one that is not ready."""
     code, words = error.code().name, error.details() or ""
     if code == "UNAVAILABLE" and ("connect" in words.lower() or "no such file" in words.lower()):
         return NoDaemon("no daemon answers; is `crisp serve` running?", object=path)
-    return FAULTS.get(code, Fault)(words or code.lower())
+    return FAULTS.get(code, Fault)(words or code.lower(), object=subject)

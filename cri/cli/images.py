@@ -38,7 +38,7 @@ def import_archive(args: argparse.Namespace) -> int:
     from cri.cli.client import admin
 
     settings = read_settings(args)
-    with open_archive(args.archive) as archive, admin(settings) as stub:
+    with open_archive(args.archive) as archive, admin(settings, args.archive) as stub:
         answer = stub.ImportImage(requests(archive, args.name))
     print_images(answer.images, args.output)
     return 0

@@ -49,6 +49,15 @@ def test_an_archive_that_is_not_there_is_wrong_usage(
     assert "open the archive: /nowhere.tar: no such file" in capsys.readouterr().err
 
 
+def test_an_archive_that_is_refused_is_named(
+    admin: Any, crisp: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "a.tar").write_bytes(b"garbage")
+    admin.refuse = (grpc.StatusCode.FAILED_PRECONDITION, "read tar: a header: the stream ends too early")
+    assert crisp("images", "import", str(tmp_path / "a.tar")) == 1
+    assert f"crisp: {tmp_path}/a.tar: read tar: a header: the stream ends" in capsys.readouterr().err
+
+
 def test_the_list_has_a_row_for_each_name(
     admin: Any, crisp: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:

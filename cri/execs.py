@@ -39,15 +39,15 @@ class Exec:
     descriptors: list[int]
 
 
-def find_running(host: Host, container_id: str) -> tuple[ContainerRecord, LivePod]:
-    """The container, and its pod.
+def find_running(host: Host, container_id: str, action: Action = Action.EXEC) -> tuple[ContainerRecord, LivePod]:
+    """The container that ``action`` is asked of, and its pod.
 
     Raises:
         NotFound: there is no such container.
         FailedPrecondition: it does not run.
     """
     record = host.store.containers.get(container_id)
-    check_permitted(record.state, Action.EXEC, record.id)
+    check_permitted(record.state, action, record.id)
     pod = host.pods.get(record.sandbox_id)
     if pod is None:
         raise FailedPrecondition("its pod has no monitor", object=f"container {record.id}")

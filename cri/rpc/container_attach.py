@@ -19,6 +19,7 @@ from cri.execs import find_running
 from cri.host import Attached, Host, LivePod
 from cri.plan.container import ContainerPlan
 from cri.plan.document import decode
+from cri.state.permitted import Action
 from cri.streaming.command import Carried, carry
 from cri.streaming.descriptor import Descriptor
 from cri.streaming.session import CommandStreams, CommandTicket, Outcome, Size, Wanted
@@ -32,7 +33,7 @@ LOG = logging.getLogger("crisp.attach")
 async def attach(host: Host, request: api.AttachRequest, _context: Any) -> api.AttachResponse:
     """Raises as ``find_running`` and ``Host.offer``."""
     validate_attach(request)
-    record, _ = find_running(host, request.container_id)
+    record, _ = find_running(host, request.container_id, Action.ATTACH)
     wanted = Wanted(stdin=request.stdin, stdout=request.stdout, stderr=request.stderr, tty=request.tty)
 
     async def serve(streams: CommandStreams) -> Outcome:
@@ -45,7 +46,7 @@ async def serve_attach(host: Host, container: str, wanted: Wanted, streams: Comm
     """Until the container has ended or the client has gone; the container's own code is told by its status."""
     name = f"attach-{host.next_exec()}"
     try:
-        record, pod = find_running(host, container)
+        record, pod = find_running(host, container, Action.ATTACH)
         plan = decode(record.plan, ContainerPlan)
         attached = pod.attached[name] = Attached(record.id, asyncio.get_running_loop().create_future())
         try:

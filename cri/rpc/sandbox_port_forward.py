@@ -25,7 +25,7 @@ async def port_forward(host: Host, request: api.PortForwardRequest, _context: An
     """
     Raises:
         NotFound: there is no such sandbox.
-        FailedPrecondition: it is not ready.
+        FailedPrecondition: it is not ready, or has lost its monitor.
         Fault: as ``Host.offer``.
     """
     validate_port_forward(request)
@@ -57,11 +57,13 @@ def find_ready(host: Host, id: str) -> SandboxRecord:
     """
     Raises:
         NotFound: there is no such sandbox.
-        FailedPrecondition: it is not ready.
+        FailedPrecondition: it is not ready, or has lost its monitor.
     """
     record = host.store.sandboxes.get(id)
-    if record.state is not SandboxState.READY or record.id not in host.pods:
-        raise FailedPrecondition(
-            f"is {record.state.value}, not ready", step="port-forward", object=f"sandbox {record.id}"
-        )
+    what = f"sandbox {record.id}"
+    if record.state is not SandboxState.READY:
+        only = "only a ready pod can be forwarded to"
+        raise FailedPrecondition(f"is {record.state.value}; {only}", step="port-forward", object=what)
+    if record.id not in host.pods:
+        raise FailedPrecondition("has no monitor", step="port-forward", object=what)
     return record

@@ -1,6 +1,6 @@
 """What may be done with a container in which state.
 
-``cri.rpc.container_start``, ``cri.rpc.container_update`` and ``cri.execs`` ask before
+``cri.rpc.container_start``, ``cri.rpc.container_update`` and ``cri.execs``, for attach too, ask before
 they act; ``cri.exits`` and ``cri.recovery`` record what has happened and ask nobody.
 
 Invariant: nothing is permitted once a container has EXITED, so the times and reasons of
@@ -21,12 +21,14 @@ class Action(StrEnum):
 
     START = "started"
     EXEC = "the target of an exec"
+    ATTACH = "attached to"
     UPDATE = "updated"
 
 
 PERMITTED: Mapping[Action, tuple[ContainerState, ...]] = {
     Action.START: (ContainerState.CREATED,),
     Action.EXEC: (ContainerState.RUNNING,),
+    Action.ATTACH: (ContainerState.RUNNING,),
     Action.UPDATE: (ContainerState.CREATED, ContainerState.RUNNING),
 }
 

@@ -523,9 +523,9 @@ async def test_streaming_requests_are_refused_before_there_is_a_url(place: Place
         (IA, r"port\[1\]: must be between", runtime.PortForward, forward_of(place.pod, 80, 65536)),
         (IA, r"port\[0\]: must be between", runtime.PortForward, forward_of(place.pod, 0)),
         (IA, r"port\[0\]: must be between", runtime.PortForward, forward_of(place.pod, -1)),
-        (FP, "running", runtime.Exec, exec_of(place.created)),
-        (FP, "running", runtime.Attach, attach_of(place.created)),
-        (FP, "not ready", runtime.PortForward, forward_of(place.stopped_pod, 80)),
+        (FP, "only a running container can be the target of an exec", runtime.Exec, exec_of(place.created)),
+        (FP, "only a running container can be attached to", runtime.Attach, attach_of(place.created)),
+        (FP, "only a ready pod can be forwarded to", runtime.PortForward, forward_of(place.stopped_pod, 80)),
     ]
     for code, words, method, request in rows:
         await expect(place, code, words, method, request)

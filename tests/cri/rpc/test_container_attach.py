@@ -8,6 +8,7 @@ import json
 import os
 from typing import Any
 
+import grpc.aio
 import pytest
 
 from cri.streaming.session import Outcome, Size
@@ -141,6 +142,12 @@ async def test_a_container_that_has_ended_meanwhile_and_a_lost_monitor_are_told(
     async with attach_to(crisp, other) as session:
         await crisp.runtime.StopContainer(api.StopContainerRequest(container_id=other))
         assert await session.outcome() == Outcome()
+
+
+async def test_a_refusal_speaks_of_attaching(crisp: Crisp) -> None:
+    id = await crisp.create(await crisp.run_pod())
+    with pytest.raises(grpc.aio.AioRpcError, match="is created; only a running container can be attached to"):
+        await crisp.runtime.Attach(api.AttachRequest(container_id=id, stdout=True))
 
 
 async def test_the_stop_of_the_pod_ends_its_sessions_also_of_a_client_that_is_behind(crisp: Crisp) -> None:

@@ -69,3 +69,16 @@ async def test_the_end_of_the_pod_ends_its_sessions_and_connections(crisp: Crisp
         await crisp.runtime.PortForward(api.PortForwardRequest(pod_sandbox_id=sandbox))
     assert failed.value.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert data.incoming.held == b""
+
+
+async def test_a_refusal_says_whether_the_pod_or_its_monitor_is_missing(crisp: Crisp) -> None:
+    sandbox = await crisp.run_pod()
+    live = crisp.host.pods.pop(sandbox)
+    try:
+        with pytest.raises(grpc.aio.AioRpcError, match="has no monitor"):
+            await crisp.runtime.PortForward(api.PortForwardRequest(pod_sandbox_id=sandbox))
+    finally:
+        crisp.host.pods[sandbox] = live
+    await crisp.runtime.StopPodSandbox(api.StopPodSandboxRequest(pod_sandbox_id=sandbox))
+    with pytest.raises(grpc.aio.AioRpcError, match="is notready; only a ready pod can be forwarded to"):
+        await crisp.runtime.PortForward(api.PortForwardRequest(pod_sandbox_id=sandbox))

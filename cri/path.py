@@ -19,14 +19,15 @@ from runtime.errors import Fault
 
 
 async def path_of(host: Host, record: SandboxRecord) -> tuple[Hop, ...]:
-    """In the order in which a packet of the pod passes them."""
+    """In the order in which a packet of the pod passes them; what limits their rate is last."""
     plan = decode(record.plan, SandboxPlan)
     provider = host.network[maker(plan)]
     if plan.network != NODE and record.stopped:
         return (Hop("network", provider.name, "taken back when the pod was stopped"),)
     inside = None if plan.network == NODE else await open_inside(host, plan.namespace_path("network"))
     try:
-        return await provider.explain(record.id, () if inside is None else (inside.fileno(),))
+        hops = await provider.explain(record.id, () if inside is None else (inside.fileno(),))
+        return (*hops, *(await host.bridge.explain_limits(record.id, plan.bandwidth) if plan.bandwidth else ()))
     except Fault as fault:
         return (Hop("network", provider.name, missing=str(fault)),)
     finally:

@@ -27,6 +27,7 @@ from network.other_nodes import OtherNodes
 from network.ports import HostPorts, PortStore, describe, refuse_loopback, refuse_versions
 from network.provider import Attachment, AttachRequest, Hop, NetworkStatus, Orphan, OrphanKind, PortMapping
 from network.routes import RouteStore, StaticRoute
+from network.shaping_path import plan_limits
 from network.subnet import Pool, parse_subnets, refuse_overlaps
 from network.sysctls import SysctlChange
 from network.wiring import Prepared, Wiring
@@ -279,6 +280,10 @@ class BridgeProvider:
         expected = plan_expected(sandbox_id, held, ports, names, own.routes, loopback=loopback)
         seen = await self._thread.run_with_fds(fds, lambda copies: self._wiring.look(expected, copies))
         return plan_path(expected, seen)
+
+    async def explain_limits(self, sandbox_id: str, bandwidth: Bandwidth) -> tuple[Hop, ...]:
+        """What there is of the limits that a pod was given. Raises HostFault."""
+        return plan_limits(sandbox_id, bandwidth, await self._thread.run(self._wiring.look_at_limits, sandbox_id))
 
     async def teardown(self) -> None:
         held = await self._leases.held()

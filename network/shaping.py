@@ -1,7 +1,8 @@
 """A pod's rates in the kernel: token buckets at the host's end of its link.
 
 Blocking, for the thread of ``network.netthread``; ``network.wiring`` says which pod,
-``network.traffic_control`` encodes it. What the pod receives leaves the host by its link, whose
+``network.traffic_control`` encodes it,
+``network.shaping_path`` tells what is there. What the pod receives leaves the host by its link, whose
 queue is a token bucket. What it sends comes in there, where the kernel has no queue: it is
 redirected to an ifb link of the pod's own, goes through the bucket of that, and then on as if it
 had come from the pod's link just now.
@@ -21,6 +22,7 @@ from network.hostnet import belongs_to
 from network.names import Alias, egress_link_name, host_link_name
 from network.netlink import Message, NetlinkSocket
 from network.rtnetlink import Link
+from network.shaping_path import Seen
 from network.sysctls import set_sysctl
 from runtime.errors import FailedPrecondition, HostFault
 
@@ -54,6 +56,16 @@ def limit(route: NetlinkSocket, pod: Alias, bandwidth: Bandwidth) -> None:
 def unlimit(route: NetlinkSocket, pod: Alias) -> bool:
     """Delete what does not go with the pod's link; True if it was there. Waits for the kernel: some 30 ms."""
     return delete_owned(route, egress_link_name(pod.subject), pod)
+
+
+def look(route: NetlinkSocket, sandbox_id: str) -> Seen:
+    """What there is of a pod's buckets. Raises HostFault."""
+    link, target = find_link(route, host_link_name(sandbox_id)), find_link(route, egress_link_name(sandbox_id))
+    step = "look at the pod's bandwidth"
+    rates = map(traffic_control.parse_rate, route.dump(traffic_control.dump_disciplines(), step=step))
+    filters = route.dump(traffic_control.dump_filters(link.name, link.index), step=step) if link else ()
+    redirects = map(traffic_control.parse_redirect, filters)
+    return Seen(link, target, dict(filter(None, rates)), frozenset(each for each in redirects if each is not None))
 
 
 def make_ifb(route: NetlinkSocket, name: str, pod: Alias) -> Link:

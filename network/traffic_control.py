@@ -1,4 +1,4 @@
-"""Queueing disciplines as rtnetlink messages: a token bucket, and a redirection to an ifb link.
+"""Queueing disciplines as rtnetlink messages: a token bucket, and a redirection to an ifb link; and as listed.
 
 Pure: ``network.shaping`` sends them. Names and layouts follow linux/rtnetlink.h,
 linux/pkt_sched.h, linux/pkt_cls.h and linux/tc_act/tc_mirred.h; what they do is in
@@ -13,10 +13,23 @@ import socket
 import struct
 
 from network.bandwidth import Bucket
-from network.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, Message, attribute, nested, text, u32
+from network.netlink import (
+    NLM_F_ACK,
+    NLM_F_CREATE,
+    NLM_F_DUMP,
+    NLM_F_EXCL,
+    Message,
+    Reply,
+    attribute,
+    nested,
+    parse_attributes,
+    text,
+    u32,
+)
 from network.rtnetlink import RTM_NEWLINK
 
-RTM_NEWQDISC, RTM_DELQDISC, RTM_NEWTFILTER = 36, 37, 44
+RTM_NEWQDISC, RTM_DELQDISC, RTM_GETQDISC = 36, 37, 38
+RTM_NEWTFILTER, RTM_GETTFILTER = 44, 46
 
 _IFLA_IFNAME, _IFLA_LINKINFO, _IFLA_GROUP = 3, 18, 27
 _IFLA_INFO_KIND = 1
@@ -90,6 +103,41 @@ def new_redirect(name: str, index: int, target: int) -> Message:
     body = _TCMSG.pack(socket.AF_UNSPEC, index, 0, _INGRESS_HANDLE, info) + text(_TCA_KIND, "u32")
     body += nested(_TCA_OPTIONS, attribute(_TCA_U32_SEL, everything), nested(_TCA_U32_ACT, first))
     return Message("RTM_NEWTFILTER", name, RTM_NEWTFILTER, _NEW, body)
+
+
+def dump_disciplines() -> Message:
+    """Those of all links, for :func:`parse_rate`."""
+    return Message("RTM_GETQDISC", "", RTM_GETQDISC, NLM_F_DUMP, _TCMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
+
+
+def parse_rate(reply: Reply) -> tuple[int, int] | None:
+    """The link's index and the bytes a second of an RTM_NEWQDISC answer, None for what is no token bucket
+    that all goes through."""
+    _, index, _, parent, _ = _TCMSG.unpack_from(reply.body)
+    found = parse_attributes(reply.body[_TCMSG.size :])
+    if parent != _TC_H_ROOT or found.get(_TCA_KIND) != b"tbf\0":
+        return None
+    options = parse_attributes(found[_TCA_OPTIONS])
+    if _TCA_TBF_RATE64 in options:  # the kernel tells it where 32 bits do not hold the rate
+        return index, int(struct.unpack("=Q", options[_TCA_TBF_RATE64])[0])
+    return index, int(_RATESPEC.unpack_from(options[_TCA_TBF_PARMS])[-1])
+
+
+def dump_filters(name: str, index: int) -> Message:
+    """Those of what comes by the link ``index``, for :func:`parse_redirect`."""
+    body = _TCMSG.pack(socket.AF_UNSPEC, index, 0, _INGRESS_HANDLE, 0)
+    return Message("RTM_GETTFILTER", name, RTM_GETTFILTER, NLM_F_DUMP, body)
+
+
+def parse_redirect(reply: Reply) -> int | None:
+    """The index of the link to which a filter such as :func:`new_redirect` leads, 0 if that is gone; None for
+    another."""
+    found = parse_attributes(reply.body[_TCMSG.size :])
+    actions = parse_attributes(found.get(_TCA_OPTIONS, b"")) if found.get(_TCA_KIND) == b"u32\0" else {}
+    first = parse_attributes(parse_attributes(actions.get(_TCA_U32_ACT, b"")).get(1, b""))
+    if first.get(_TCA_ACT_KIND) != b"mirred\0":
+        return None
+    return int(_MIRRED.unpack(parse_attributes(first[_TCA_ACT_OPTIONS])[_TCA_MIRRED_PARMS])[-1])
 
 
 def _qdisc(

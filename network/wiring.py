@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from network import device, shaping
+from network import device, shaping, shaping_path
 from network.bandwidth import Bandwidth
 from network.bridge_path import Expected, Seen
 from network.elements import Element, Pod, plan_elements
@@ -230,6 +230,9 @@ class Wiring:
 
     def unlimit(self, sandbox_id: str) -> None:
         shaping.unlimit(self._route, self._pod(sandbox_id))
+
+    def look_at_limits(self, sandbox_id: str) -> shaping_path.Seen:
+        return shaping.look(self._route, sandbox_id)
 
     def drop_orphan_element(self, name: str, sandbox_id: str) -> None:
         """Remove what a survey has found, by what it is called and who it says it belongs to."""

@@ -12,12 +12,14 @@ import pytest
 import pytest_asyncio
 
 from cri.path import path_of
+from network.bandwidth import EGRESS, INGRESS
 from proto import admin_pb2 as pb
 from proto import admin_pb2_grpc as rpc
 from proto import api_pb2 as api
 from runtime.errors import HostFault
 from runtime.linux import mount
 from tests.cri.harness import Crisp
+from tests.rates import LACKING
 
 NAMESPACE_GONE = "the pod's network namespace is gone"
 
@@ -57,6 +59,23 @@ async def test_a_deleted_element_and_a_deleted_link_are_missing(crisp: Crisp) ->
     run("ip", "link", "delete", f"crp{pod[:12]}")
     told = await missing(crisp, pod)
     assert told["interface eth0"] == told[f"host's end crp{pod[:12]}"] == "there is no such interface"
+
+
+@pytest.mark.skipif(bool(LACKING), reason=LACKING)
+async def test_what_limits_a_pod_is_explained_and_its_deletion_is_told(crisp: Crisp) -> None:
+    pod = await crisp.run_pod(crisp.pod(annotations={INGRESS: "10M", EGRESS: "20M"}))
+    assert await missing(crisp, pod) == {}
+    hops = await path_of(crisp.host, crisp.host.store.sandboxes.get(pod))
+    assert [(hop.part, hop.name) for hop in hops[-4:]] == [
+        ("bandwidth", "receives 10000000 bit/s at most"),
+        ("egress link", f"cre{pod[:12]}"),
+        ("redirection", f"crp{pod[:12]} to cre{pod[:12]}"),
+        ("bandwidth", "sends 20000000 bit/s at most"),
+    ]
+    run("ip", "link", "delete", f"cre{pod[:12]}")
+    told = await missing(crisp, pod)
+    assert told[f"egress link cre{pod[:12]}"] == "there is no ifb link of this name"
+    assert len(told) == 3
 
 
 async def test_without_its_namespace_nothing_in_a_pod_is_found(crisp: Crisp) -> None:

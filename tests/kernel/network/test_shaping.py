@@ -15,6 +15,7 @@ from network.bandwidth import Bandwidth, Bucket
 from network.device import PodEnd
 from network.names import Alias
 from network.netlink import NetlinkSocket, text
+from network.shaping_path import plan_limits
 from network.subnet import Pool
 from runtime.errors import FailedPrecondition, HostFault
 from tests.rates import LACKING
@@ -72,6 +73,29 @@ def test_each_direction_has_a_bucket_of_its_rate(host: Any, wired: NetlinkSocket
     ifb = device.find_link(wired, IFB)
     assert ifb is not None and (ifb.kind, ifb.alias, ifb.group, ifb.up) == ("ifb", str(POD), POD.group, True)
     assert json.loads(host.ip("-j", "address", "show", "dev", IFB))[0]["addr_info"] == []
+
+
+def test_what_is_there_is_seen_and_what_is_not(host: Any, wired: NetlinkSocket) -> None:
+    def told() -> dict[str, str]:
+        return {
+            hop.part: hop.missing for hop in plan_limits(SANDBOX, high, shaping.look(wired, SANDBOX)) if hop.missing
+        }
+
+    high = Bandwidth(10_000_000, 10**15)  # of the second the kernel has more than 32 bits
+    absent = {"bandwidth", "egress link", "redirection"}
+    assert set(told()) == absent
+    _limit(host, wired, high)
+    assert told() == {}
+    host.run("tc", "qdisc", "replace", "dev", LINK, "root", "tbf", "rate", "8kbit", "burst", "4k", "limit", "8k")
+    assert told() == {"bandwidth": "its rate is 8000 bit/s"}
+    host.run("tc", "qdisc", "delete", "dev", LINK, "root")
+    assert told() == {"bandwidth": f"no token bucket on {LINK}"}
+    host.ip("link", "delete", IFB)
+    assert told()["redirection"] == "it leads to a link that is gone: what the pod sends is dropped"
+    host.run("tc", "qdisc", "delete", "dev", LINK, "ingress")
+    assert told()["redirection"] == "there is none: what the pod sends is not limited"
+    host.ip("link", "delete", LINK)
+    assert set(told()) == absent
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import struct
 
 from network import traffic_control
 from network.bandwidth import Bucket
-from network.netlink import parse_attributes
+from network.netlink import Message, Reply, attribute, parse_attributes
 
 EXCLUSIVE = 0x604
 """NLM_F_CREATE, NLM_F_EXCL and NLM_F_ACK."""
@@ -67,3 +67,34 @@ def test_both_are_removed_by_their_handles() -> None:
     root, place = traffic_control.delete_root("crp1", 9), traffic_control.delete_ingress("crp1", 9)
     assert (root.kind, root.flags, place.kind, place.flags) == (37, 4, 37, 4)
     assert _tcmsg(root.body) == (9, 0x10000, 0xFFFFFFFF, 0) and _tcmsg(place.body) == (9, 0xFFFF0000, 0xFFFFFFF1, 0)
+
+
+def _listed(message: Message) -> Reply:
+    """The kernel lists what it was given in the same layout."""
+    return Reply(message.kind, 0, 1, message.body)
+
+
+def test_of_what_is_listed_only_a_bucket_for_all_has_a_rate() -> None:
+    for rate in (125, 125 * 10**12):
+        bucket = traffic_control.new_tbf("crp1", 9, Bucket(rate, 3028, 24224))
+        assert traffic_control.parse_rate(_listed(bucket)) == (9, rate)
+        inner = bucket.body[:12] + struct.pack("=I", 0x10000) + bucket.body[16:]
+        assert traffic_control.parse_rate(Reply(36, 0, 1, inner)) is None
+    low = struct.pack("=BBHhHI", 0, 1, 0, 0, 0, 125) + bytes(24)
+    options = attribute(1, b"tbf\0") + attribute(2, attribute(1, low))
+    assert traffic_control.parse_rate(Reply(36, 0, 1, bucket.body[:20] + options)) == (9, 125)
+    assert traffic_control.parse_rate(_listed(traffic_control.new_ingress("crp1", 9))) is None
+
+
+def test_of_listed_filters_only_a_redirection_leads_to_a_link() -> None:
+    redirect = traffic_control.new_redirect("crp1", 9, 12)
+    assert traffic_control.parse_redirect(_listed(redirect)) == 12
+    assert traffic_control.parse_redirect(Reply(44, 0, 1, redirect.body[:20] + attribute(1, b"u32\0"))) is None
+    assert traffic_control.parse_redirect(Reply(44, 0, 1, redirect.body.replace(b"mirred", b"police"))) is None
+    assert traffic_control.parse_redirect(Reply(44, 0, 1, redirect.body.replace(b"u32\0", b"bpf\0"))) is None
+
+
+def test_all_disciplines_are_listed_and_the_filters_of_one_link() -> None:
+    disciplines, filters = traffic_control.dump_disciplines(), traffic_control.dump_filters("crp1", 9)
+    assert (disciplines.kind, disciplines.flags, _tcmsg(disciplines.body)) == (38, 0x300, (0, 0, 0, 0))
+    assert (filters.kind, filters.flags, _tcmsg(filters.body)) == (46, 0x300, (9, 0, 0xFFFF0000, 0))

@@ -139,14 +139,27 @@ def check_ports(config: api.PodSandboxConfig, field: str) -> None:
         check_range(port.container_port, f"{where}.container_port", 1, 65535)
         check_range(port.host_port, f"{where}.host_port", 0, 65535)
         check_text(port.host_ip, f"{where}.host_ip")
-        try:
-            addresses = [str(ipaddress.ip_address(port.host_ip))] if port.host_ip else ANY_ADDRESS
-        except ValueError:
-            raise refuse(f"{where}.host_ip", f"is no address: {show(port.host_ip)}") from None
-        keys = {(port.protocol, address, port.host_port) for address in addresses}
+        keys = {(port.protocol, address, port.host_port) for address in addresses_of(port.host_ip, f"{where}.host_ip")}
         if port.host_port and not taken.isdisjoint(keys):
             raise refuse(f"{where}.host_port", f"is given twice: {port.host_port}")
         taken |= keys
+
+
+def addresses_of(host_ip: str, field: str) -> tuple[str, ...]:
+    """The addresses of a host port as everybody writes them.
+
+    Raises:
+        InvalidArgument: it is none, or one that no packet is sent to: of a zone, or an IPv4 address in IPv6's form.
+    """
+    if not host_ip:
+        return ANY_ADDRESS
+    try:
+        address = ipaddress.ip_address(host_ip)
+    except ValueError:
+        raise refuse(field, f"is no address: {show(host_ip)}") from None
+    if address.version == 6 and (address.scope_id is not None or address.ipv4_mapped):
+        raise refuse(field, f"is no address that a host port can have: {show(host_ip)}")
+    return (str(address),)
 
 
 def check_bandwidth(config: api.PodSandboxConfig) -> None:

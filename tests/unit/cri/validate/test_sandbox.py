@@ -44,6 +44,7 @@ LINUX = "config { linux { %s } }"
 CONTEXT = "config { linux { security_context { %s } } }"
 NAMESPACES = "config { linux { security_context { namespace_options { %s } } } }"
 ANNOTATION = 'config { annotations { key: "kubernetes.io/%s-bandwidth" value: "%s" } }'
+PORT_AT = "config { port_mappings { container_port: 80 host_port: 80 host_ip: '%s' } }"
 MAPPING = "{ container_id: 0 host_id: 100000 length: 65536 }"
 
 PASSING = [
@@ -166,7 +167,9 @@ REFUSED: list[tuple[str, str, type[Fault], str]] = [
     ("bandwidth", ANNOTATION % ("egress", "999"), InvalidArgument, "must be between 1k and 1P, not '999'"),
     ("bandwidth", ANNOTATION % ("ingress", "1001T"), InvalidArgument, "must be between 1k and 1P"),
     ("port", "config { port_mappings { container_port: 80 protocol: 9 } }", InvalidArgument, "no such protocol"),
-    ("port", "config { port_mappings { container_port: 80 host_ip: 'x' } }", InvalidArgument, "is no address"),
+    ("port", "config { port_mappings { container_port: 80 host_ip: 'x' } }", InvalidArgument, "is no address: 'x'"),
+    ("port", PORT_AT % "fe80::1%eth0", InvalidArgument, "is no address that a host port can have: 'fe80::1%eth0'"),
+    ("port", PORT_AT % "::ffff:192.0.2.7", InvalidArgument, "is no address that a host port can have"),
     ("modes", NAMESPACES % "network: CONTAINER", InvalidArgument, "one of POD, NODE"),
     ("modes", NAMESPACES % "ipc: TARGET", InvalidArgument, "one of POD, NODE"),
     ("modes", NAMESPACES % "pid: TARGET", InvalidArgument, "one of POD, NODE, CONTAINER"),

@@ -46,7 +46,7 @@ class OtherNodes:
         """Before pods get ``subnets``: see that no route is in their way, and remove ours that are wanted no more.
 
         Raises:
-            FailedPrecondition: see ``network.routes.plan_routes``; nothing was done.
+            FailedPrecondition: the first that ``network.routes.plan_routes`` refuses; nothing was done.
             HostFault: the kernel refuses, or the record cannot be read or written.
         """
         async with self._alone:
@@ -54,16 +54,20 @@ class OtherNodes:
             recorded = await self._store.load()
             if self._routes or recorded:
                 plan = await self._plan(self._routes, recorded)
+                for refusal in plan.refused:
+                    raise refusal
                 await self._carry_out(RoutePlan(kept=plan.kept, remove=plan.remove), recorded)
 
     async def settle(self) -> None:
-        """Make those that are not there; what cannot be is told by ``notes``. Raises nothing but bugs."""
+        """Make those that are not there; what cannot be is told by ``notes``, and keeps no other from being made.
+        Raises nothing but bugs."""
         if not self._routes:
             return
         async with self._alone:
             try:
                 recorded = await self._store.load()
-                notes = await self._carry_out(await self._plan(self._routes, recorded), recorded)
+                plan = await self._plan(self._routes, recorded)
+                notes = (*map(str, plan.refused), *await self._carry_out(plan, recorded))
             except Fault as fault:
                 notes = (str(fault),)
             for note in notes:

@@ -36,11 +36,12 @@ class StaticRoute:
 
 @dataclass(frozen=True, slots=True)
 class RoutePlan:
-    """``kept`` are there and ours."""
+    """``kept`` are there and ours; ``refused`` says why others are neither there nor to be added."""
 
     kept: tuple[StaticRoute, ...] = ()
     add: tuple[StaticRoute, ...] = ()
     remove: tuple[StaticRoute, ...] = ()
+    refused: tuple[FailedPrecondition, ...] = ()
 
     @property
     def ours(self) -> tuple[StaticRoute, ...]:
@@ -67,22 +68,25 @@ def plan_routes(
 ) -> RoutePlan:
     """What is to be done so that ``wanted`` are there, and of those in ``recorded`` no others.
 
-    ``subnets`` are those of this node's own pods, on ``bridge``.
-
-    Raises:
-        FailedPrecondition: a route leads into this node, or somebody else's leads elsewhere.
+    ``subnets`` are those of this node's own pods, on ``bridge``. A route that leads into this node is
+    refused, and one where somebody else's leads elsewhere.
     """
     there = [route for route in host.routes if route.table == RT_TABLE_MAIN]
     marked = {_static(route) for route in there if route.protocol == PROTOCOL}
     ours = {route for route in recorded if route in marked}
+    refused: dict[StaticRoute, FailedPrecondition] = {}
     for route in wanted:
-        _refuse_own(host, route, subnets, bridge)
-        _refuse_other_way(host, route, (each for each in there if _static(each) not in ours))
-    present = {_static(route) for route in there}
+        try:
+            _refuse_own(host, route, subnets, bridge)
+            _refuse_other_way(host, route, (each for each in there if _static(each) not in ours))
+        except FailedPrecondition as refusal:
+            refused[route] = refusal
+    present = {*map(_static, there), *refused}
     return RoutePlan(
         kept=tuple(route for route in wanted if route in ours),
         add=tuple(route for route in wanted if route not in present),
         remove=tuple(sorted(ours - set(wanted), key=str)),
+        refused=tuple(refused.values()),
     )
 
 

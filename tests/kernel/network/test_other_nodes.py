@@ -223,6 +223,28 @@ def test_a_route_that_is_lost_comes_back_and_one_that_cannot_be_made_is_told(
     run(test)
 
 
+def test_a_route_that_leads_elsewhere_now_keeps_no_other_from_coming_back(
+    link: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("network.other_nodes.AGAIN_SECONDS", 0.0)
+
+    async def test() -> None:
+        store = MemoryRouteStore()
+        async with running(link[0], A, store) as node:
+            await node.provider.prepare()
+            other, kept = TO_B
+            for each in TO_B:
+                node.netns.ip("route", "delete", str(each.to))
+            node.netns.ip("route", "add", str(other.to), "via", "192.0.2.99")
+            status = await node.provider.status()
+            assert status.ready and f"the route {other.to} via 192.0.2.99 dev up0 exists already" in status.message
+            assert node.routes() == names((kept,)) and set(await store.load()) == {kept}
+            node.netns.ip("route", "delete", str(other.to))
+            assert (await node.provider.status()).message == "" and node.routes() == names(TO_B)
+
+    run(test)
+
+
 def test_routes_are_not_looked_at_with_every_status(link: tuple[Any, Any]) -> None:
     async def test() -> None:
         async with running(link[0], A) as node:

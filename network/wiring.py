@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from network import device, shaping, shaping_path
+from network import device, rtnetlink, shaping, shaping_path
 from network.bandwidth import Bandwidth
 from network.bridge_path import Expected, Seen
 from network.elements import Element, Pod, plan_elements
@@ -27,9 +27,9 @@ from network.nft_table import Rules
 from network.path_view import read_inside, read_ports
 from network.provider import Attachment
 from network.routes import RoutePlan, StaticRoute, plan_routes
-from network.rtnetlink import Link, Network
+from network.rtnetlink import Link, Network, parse_address
 from network.subnet import Pool
-from network.sysctls import SysctlChange, enable_forwarding, read_sysctl, set_sysctl
+from network.sysctls import SysctlChange, dotted, enable_forwarding, plan_sysctls, read_sysctl, set_sysctl
 from network.udp_flows import UdpFlows
 from runtime.errors import FailedPrecondition, Fault, HostFault
 
@@ -125,6 +125,7 @@ class Wiring:
         self._check_subnets(host, pools)
         everyones = [*pools, *older]
         versions = {pool.version for pool in everyones}
+        stood = self._table.exists()
         self._table.ensure(replace(self._rules, subnets=tuple(pool.network for pool in everyones)))
         self._note(enable_forwarding(versions, listening_links(host)))
         mtu = uplink_mtu(host, versions)
@@ -133,6 +134,8 @@ class Wiring:
         self._check_again(pools, existed)
         device.restore_ports(self._route, host, self._alias, index)
         self._table.add([element for pod in pods for element in plan_elements(pod)])
+        for pod in () if stood else pods:  # while there was none, UDP senders were led elsewhere
+            self._flows.port_came(pod, self._route)
         self._versions = frozenset(versions)
         self._settle_forwarding()
         return Prepared(tuple(pools), index, mtu)
@@ -140,7 +143,7 @@ class Wiring:
     def plan_routes(
         self, wanted: Sequence[StaticRoute], recorded: Sequence[StaticRoute], subnets: Sequence[Network]
     ) -> RoutePlan:
-        """See ``network.routes``. Raises FailedPrecondition."""
+        """See ``network.routes``."""
         return plan_routes(device.read_host(self._route), wanted, recorded, subnets, self._bridge)
 
     def apply_routes(self, plan: RoutePlan) -> dict[StaticRoute, HostFault]:
@@ -260,7 +263,18 @@ class Wiring:
             return f"the bridge {self._bridge} is down"
         if not self._table.exists():
             return f"the nftables table {self._table.name} was removed"
-        return ""
+        return self._lost_gateway(prepared) or self._lost_sysctl()
+
+    def _lost_gateway(self, prepared: Prepared) -> str:
+        replies = self._route.dump(rtnetlink.dump_addresses(), step="read the bridge's addresses")
+        found = {address.interface for reply in replies if (address := parse_address(reply)).index == prepared.bridge}
+        lost = [str(gateway) for pool in prepared.pools if (gateway := pool.gateway_interface) not in found]
+        return f"the address {lost[0]} was taken from the bridge {self._bridge}" if lost else ""
+
+    def _lost_sysctl(self) -> str:
+        needed = plan_sysctls(self._versions, self._bridge, self._rules.loopback)
+        lost = [f"{dotted(name)} is no longer {value}" for name, value in needed.items() if read_sysctl(name) != value]
+        return f"the sysctl {lost[0]}" if lost else ""
 
     def survey(self) -> Survey:
         host: HostNetworks = device.read_host(self._route)

@@ -15,6 +15,7 @@ from network.bridge_path import plan_expected, plan_path
 from network.device import read_host
 from network.elements import Pod, plan_elements
 from network.lease import Lease
+from network.provider import PortMapping
 from network.subnet import Pool
 from network.sysctls import SysctlChange
 from network.wiring import Prepared, Survey, Wiring
@@ -137,6 +138,12 @@ def test_prepare_gives_running_pods_their_elements_and_older_gateways(host: Any,
         (("ip", "link", "set", "crt0", "down"), "the bridge crt0 is down"),
         (("nft", "flush", "ruleset"), f"the nftables table crisp_{INSTANCE} was removed"),
         (("nft", "delete", "table", "bridge", f"crisp_{INSTANCE}"), f"the nftables table crisp_{INSTANCE} was removed"),
+        (("ip", "address", "flush", "dev", "crt0"), "the address 10.91.0.1/24 was taken from the bridge crt0"),
+        (("sysctl", "-q", "-w", "net.ipv4.ip_forward=0"), "the sysctl net.ipv4.ip_forward is no longer 1"),
+        (
+            ("sysctl", "-q", "-w", "net.ipv4.conf.crt0.route_localnet=0"),
+            "the sysctl net.ipv4.conf.crt0.route_localnet is no longer 1",
+        ),
     ],
 )
 def test_damage_is_named_and_prepare_repairs_it(host: Any, daemon: Daemon, damage: tuple[str, ...], said: str) -> None:
@@ -144,6 +151,19 @@ def test_damage_is_named_and_prepare_repairs_it(host: Any, daemon: Daemon, damag
     assert host.run(*damage).returncode == 0
     assert daemon.call("problem", prepared) == said
     assert daemon.call("problem", daemon.prepare()) == ""
+
+
+def test_flows_are_led_to_pods_anew_only_where_the_table_was_gone(
+    host: Any, daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pod, led = Pod(SANDBOX, ("10.91.0.2",), (PortMapping("udp", 8080, 80, ""),)), []
+    monkeypatch.setattr("network.udp_flows.UdpFlows.port_came", lambda _, pod, route: led.append(pod))
+    daemon.prepare()
+    daemon.prepare(pods=(pod,))
+    assert led == []
+    assert host.run("nft", "flush", "ruleset").returncode == 0
+    daemon.prepare(pods=(pod,))
+    assert led == [pod]
 
 
 def test_another_instances_bridge_is_refused_with_its_root(host: Any, daemon: Daemon) -> None:

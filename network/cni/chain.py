@@ -49,6 +49,11 @@ class Chain:
         self._folder = folder
         self._turns = asyncio.Semaphore(AT_ONCE)
 
+    def find_all(self, conf: NetworkConf, command: str) -> None:
+        """Raises HostFault for the first plugin that is not there."""
+        for plugin in conf.plugins:
+            self._find(plugin, command)
+
     async def add(self, entry: Entry, seconds: float) -> Result:
         """The last plugin's result, after ``seconds`` at most.
 
@@ -80,8 +85,7 @@ class Chain:
 
     async def status(self, conf: NetworkConf, seconds: float) -> None:
         """Raises as ``add``, if a plugin is missing or says that it cannot add a pod."""
-        for plugin in conf.plugins:
-            self._find(plugin, "STATUS")
+        self.find_all(conf, "STATUS")
         if not versions.has_status(conf.version):
             return
         deadline = _Deadline(seconds)

@@ -124,6 +124,7 @@ class CniProvider:
         for capability in left_out(entry):
             _LOG.warning("the network %s has no plugin for %s of the pod", conf.name, capability, extra=_about(entry))
         await self._detach_now(request.sandbox_id)
+        self._chain.find_all(conf, "ADD")  # or the DEL that is owed could not succeed either
         async with self._locks.of(request.sandbox_id), self._gate.together():
             await self._thread.run_with_fds((request.netlink_fd,), _raise_loopback)
             await asyncio.to_thread(self._cache.write, entry)

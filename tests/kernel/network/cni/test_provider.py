@@ -141,6 +141,17 @@ async def test_the_intent_is_on_disk_before_add_and_a_failed_add_is_detached(set
     assert setup.plugins.leases() == [] and setup.on_disk() == {}
 
 
+async def test_a_plugin_that_is_missing_is_told_before_any_is_called_and_nothing_is_owed(setup: Setup) -> None:
+    setup.plugins.configure(plugins=[{"type": "first"}, {"type": "absent"}])
+    await setup.provider.status()
+    setup.plugins.calls()
+    with pytest.raises(HostFault, match=f"attach the pod to the network: plugin absent: is not in {setup.folder}/bin"):
+        await setup.provider.attach(setup.request())
+    assert setup.plugins.calls() == [] and setup.on_disk() == {}
+    await setup.provider.detach(ID)
+    assert await setup.provider.orphans(()) == ()
+
+
 async def test_a_result_without_an_address_is_refused(setup: Setup) -> None:
     setup.plugins.behave({"second ADD": "no address"})
     with pytest.raises(HostFault, match="network net: the result has no address of the pod"):

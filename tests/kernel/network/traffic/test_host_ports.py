@@ -11,7 +11,7 @@ import pytest
 
 from network.lease import MemoryLeaseStore
 from network.ports import MemoryPortStore
-from network.provider import PortMapping
+from network.provider import NetworkStatus, PortMapping
 from runtime.errors import FailedPrecondition
 from tests.kernel.network.nodes import (
     DUAL,
@@ -25,6 +25,8 @@ from tests.kernel.network.nodes import (
     serve,
 )
 from tests.kernel.network.talk import FAMILIES, SECONDS, ask, end, let_speak_at_once, listen, pick
+
+TRACKED = "table inet test { chain prerouting { type filter hook prerouting priority 0; ct state new counter; }; }"
 
 
 def test_of_two_ports_the_one_with_an_address_counts_there(run_node: Callable[..., None]) -> None:
@@ -62,6 +64,32 @@ def test_without_loopback_ports_the_loopback_is_the_nodes_own(run_node: Callable
             end(server)
 
     run_node(test, replace(SETTINGS, loopback_ports=False))
+
+
+def test_a_sender_that_began_while_the_tables_were_gone_is_led_to_the_pod_once_they_are_back(
+    run_node: Callable[..., None],
+) -> None:
+    async def test(node: Node) -> None:
+        _, outside = reach_outside(node)
+        assert node.host.run("nft", TRACKED).returncode == 0
+        pod = node.make_netns()
+        servers = [netns.open_socket(socket.AF_INET, socket.SOCK_DGRAM) for netns in (node.host, pod)]
+        for server, port in zip(servers, (8080, 80), strict=True):
+            server.bind(("", port))
+            server.settimeout(SECONDS)
+        await node.attach(ONE, pod, PortMapping("udp", 8080, 80, ""))
+        assert node.host.run("nft", f"flush ruleset; {TRACKED}").returncode == 0
+        address = pick(NODE_ADDRESSES, socket.AF_INET)
+        with outside.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.sendto(b"to the node", (address, 8080))
+            assert servers[0].recvfrom(16)[0] == b"to the node"
+            assert await node.provider.status() == NetworkStatus(True)
+            sender.sendto(b"to the pod", (address, 8080))
+            assert servers[1].recvfrom(16)[0] == b"to the pod"
+        for server in servers:
+            server.close()
+
+    run_node(test, DUAL)
 
 
 @FAMILIES

@@ -192,7 +192,8 @@ def list_network_namespaces() -> Iterator[str]:
 
 
 def list_links() -> Iterator[str]:
-    yield from (name for _, name in socket.if_nameindex())
+    """All but the two that the kernel makes by itself when ifb is asked for the first time."""
+    yield from (name for _, name in socket.if_nameindex() if name not in ("ifb0", "ifb1"))
 
 
 # ---------------------------------------------------------------------------- cgroups

@@ -297,9 +297,14 @@ class BridgeProvider:
             await self._thread.run(self._wiring.teardown)
 
     async def close(self) -> None:
-        """Let go of sockets and timers; pods and bridge stay. The thread is the caller's."""
+        """Let go of sockets and timers; pods and bridge stay. The thread is the caller's.
+
+        A link of a pod that has just gone, nobody looks for any more: it is deleted, if it is there still.
+        """
         for sandbox_id in list(self._departures):
             self._forget_departure(sandbox_id)
+            with contextlib.suppress(Fault):  # the next start looks for what belongs to nobody
+                await self._thread.run(self._wiring.drop_link, sandbox_id)
         await self._thread.run(self._wiring.close)
 
 

@@ -77,6 +77,17 @@ def test_a_link_whose_namespace_somebody_holds_goes_soon_or_at_once_when_forced(
     run_node(test, replace(SETTINGS, linger=60))
 
 
+def test_a_provider_that_closes_leaves_no_link_of_a_pod_that_has_just_gone(run_node: Callable[..., None]) -> None:
+    async def test(node: Node) -> None:
+        held, _ = await node.attach(ONE)
+        await node.attach(TWO)
+        await node.provider.detach(ONE)
+        await node.provider.close()
+        assert node.links() == 1 and "eth0" not in held.ip("link")
+
+    run_node(test, replace(SETTINGS, linger=60))
+
+
 def test_a_pod_attached_again_in_time_keeps_its_link(run_node: Callable[..., None]) -> None:
     async def test(node: Node) -> None:
         pod, _ = await node.attach(ONE)

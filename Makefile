@@ -9,6 +9,7 @@ PYTEST := $(BIN)/python -m pytest
 INPUTS := pyproject.toml hatch_build.py $(wildcard proto/*.proto) runtime/launch.c runtime/pause.c
 TIERS := tests/kernel tests/cri
 LONG := tests/cri/test_bench.py tests/cri/test_load.py
+NODES := tests/cri/test_other_nodes.py
 
 .DEFAULT_GOAL := help
 .PHONY: help install install-dev run check test test-unit test-kernel test-cri test-load test-attacks test-failpoints test-network test-kubelet guest fuzz conformance bench lock clean
@@ -36,7 +37,7 @@ test: $(BIN)/.installed-dev ## all tests that need neither Go nor a network (as 
 	@deploy/install-deps --test
 	@log=$$(mktemp) && trap 'kill $$unit 2>/dev/null; rm -f "$$log"' EXIT && trap 'exit 130' INT TERM; failed=; \
 	$(PYTEST) tests/unit >"$$log" 2>&1 & unit=$$!; \
-	for tier in $(TIERS); do echo "$$tier:"; $(PYTEST) $$tier $(LONG:%=--ignore=%) || failed="$$failed $$tier"; done; \
+	for tier in $(TIERS); do echo "$$tier:"; $(PYTEST) $$tier $(LONG:%=--ignore=%) $(NODES:%=--ignore=%) || failed="$$failed $$tier"; done; \
 	wait $$unit || failed=" tests/unit$$failed"; echo "tests/unit, beside them:"; cat "$$log"; \
 	if [ -n "$$failed" ]; then echo "failed:$$failed"; exit 1; fi
 
@@ -63,9 +64,9 @@ test-failpoints: $(BIN)/.installed-dev ## fail, kill and cancel at every step of
 	@deploy/install-deps --test
 	$(PYTEST) tests/failpoints
 
-test-network: $(BIN)/.installed-dev ## 60 pods up and down beside a killed daemon and failing plugins; PODS=200 ROUNDS=3 for more (as root)
+test-network: $(BIN)/.installed-dev ## daemons as nodes; 60 pods up and down beside a killed daemon and failing plugins, PODS=200 ROUNDS=3 for more (as root)
 	@deploy/install-deps --test
-	$(if $(PODS),CRISP_SOAK_PODS=$(PODS)) $(if $(ROUNDS),CRISP_SOAK_ROUNDS=$(ROUNDS)) $(PYTEST) -s tests/soak
+	$(if $(PODS),CRISP_SOAK_PODS=$(PODS)) $(if $(ROUNDS),CRISP_SOAK_ROUNDS=$(ROUNDS)) $(PYTEST) -s tests/soak $(NODES)
 
 test-kubelet: $(BIN)/.installed-dev ## static pods under the published kubelet, built by Go (as root, 5 minutes and the build)
 	@deploy/install-deps --test

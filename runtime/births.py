@@ -19,7 +19,16 @@ from runtime.init import JOINABLE, plan_init
 from runtime.linux.script import Script
 from runtime.pause import plan_pause
 from runtime.rootfs.cgroupfs import ROOT
-from runtime.spec import CgroupDirs, ContainerBirth, ExecBirth, ExecRequest, SandboxBirth, SandboxRequest, StartRequest
+from runtime.spec import (
+    PAUSE_ROOT,
+    CgroupDirs,
+    ContainerBirth,
+    ExecBirth,
+    ExecRequest,
+    SandboxBirth,
+    SandboxRequest,
+    StartRequest,
+)
 
 _WORDS_LIMIT = 2048
 _SECCOMP_BYTES = 4096 * 8
@@ -124,9 +133,9 @@ def sandbox(request: SandboxRequest, held: Sequence[str]) -> tuple[SandboxBirth,
 
 
 def sandbox_told(request: SandboxRequest, held: Sequence[str]) -> SandboxBirth:
-    """What the monitor has to know of pause."""
+    """What the monitor has to know of pause; a pod that has namespaces has a root for it, too."""
     new = [kind for kind in request["namespaces"] if kind not in held]
-    return {"held": list(held), "new": new, "cgroup": request["cgroup"]}
+    return {"held": [*held, PAUSE_ROOT] if held else [], "new": new, "cgroup": request["cgroup"]}
 
 
 def read_seccomp(path: str | None) -> bytes | None:

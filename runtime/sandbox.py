@@ -20,7 +20,7 @@ from runtime.errors import FailedPrecondition, Fault
 from runtime.linux.namespaces import CLONE_NEWPID
 from runtime.peers import Reply
 from runtime.pod import Pod
-from runtime.spec import CgroupDirs, SandboxBirth
+from runtime.spec import PAUSE_ROOT, CgroupDirs, SandboxBirth
 
 
 class Sandbox:
@@ -38,7 +38,7 @@ class Sandbox:
         return None if self._pause is None else self._pause.pid
 
     def create_blank(self, kinds: list[str], reply: Reply) -> None:
-        """Have a child make the namespaces ``kinds``, not that of processes, and end.
+        """Have a child make the namespaces ``kinds``, not that of processes, and a root for pause, and end.
 
         ``reply`` has a descriptor of each and, with the network, a routing socket inside it.
 
@@ -50,7 +50,7 @@ class Sandbox:
             raise FailedPrecondition("the pod has its namespaces already")
         birth = Birth(
             "blank pod",
-            on_ready=functools.partial(self._on_ready, kinds, reply),
+            on_ready=functools.partial(self._on_blank, kinds, reply),
             on_failed=reply.fail,
             on_exit=_ignore,
         )
@@ -92,7 +92,16 @@ class Sandbox:
             kill.kill(self._cgroup)
             self._pause.signal(signal.SIGKILL)
 
+    def _on_blank(self, kinds: list[str], reply: Reply, child: Child) -> None:
+        self._pod.namespaces[PAUSE_ROOT] = child.given.pop()
+        self._hand_over(kinds, reply, child)
+
     def _on_ready(self, kinds: list[str], reply: Reply, child: Child) -> None:
+        if PAUSE_ROOT in self._pod.namespaces:  # pause is in it, and nobody else will be
+            os.close(self._pod.namespaces.pop(PAUSE_ROOT))
+        self._hand_over(kinds, reply, child)
+
+    def _hand_over(self, kinds: list[str], reply: Reply, child: Child) -> None:
         given = list(child.given)
         child.given.clear()
         self._pod.namespaces.update(zip(kinds, given, strict=False))

@@ -205,6 +205,10 @@ class ExecRequest(TypedDict):
     timeout: float | None
 
 
+PAUSE_ROOT = "root"
+"""Among a blank pod's namespaces: the mount namespace with an empty root that its pause will be in."""
+
+
 class SandboxRequest(TypedDict):
     """The pod's namespaces and its pause process.
 

@@ -188,6 +188,12 @@ class PinNamespaces(msgspec.Struct, frozen=True, tag="pin_namespaces"):
             unmount_and_unlink(f"{self.path}/ns/{kind}")
 
 
+class PinProcesses(PinNamespaces, frozen=True, tag="pin_processes"):
+    """The same for the PID namespace of a pod that shares one: a blank pod has none yet."""
+
+    name = "pin_processes"
+
+
 class AttachNetwork(msgspec.Struct, frozen=True, tag="attach_network"):
     """Addresses, a veth, routes and host ports, by the provider that is named."""
 
@@ -249,12 +255,13 @@ SandboxStep = (
     | CreateNamespaces
     | MakeBlankNamespaces
     | PinNamespaces
+    | PinProcesses
     | AttachNetwork
     | LimitBandwidth
     | WriteFiles
 )
 
-ENDS_AT_STOP = (StartMonitor, CreateNamespaces, PinNamespaces, AttachNetwork, LimitBandwidth, WriteFiles)
+ENDS_AT_STOP = (StartMonitor, CreateNamespaces, PinNamespaces, PinProcesses, AttachNetwork, LimitBandwidth, WriteFiles)
 """What StopPodSandbox undoes; the other steps are undone by RemovePodSandbox."""
 
 
@@ -265,7 +272,8 @@ def plan_steps(plan: SandboxPlan) -> tuple[SandboxStep, ...]:
         MakePodCgroups(plan.id, plan.pause_cgroup, plan.cgroup_parent, plan.limits),
         StartMonitor(plan.id, plan.directory),
         CreateNamespaces(plan.id, plan),
-        PinNamespaces(plan.id, plan.directory, plan.namespaces),
+        PinNamespaces(plan.id, plan.directory, tuple(kind for kind in plan.namespaces if kind != "pid")),
+        *((PinProcesses(plan.id, plan.directory, ("pid",)),) if "pid" in plan.namespaces else ()),
         AttachNetwork(plan.id, maker(plan)),
         *((LimitBandwidth(plan.id, plan.bandwidth),) if plan.bandwidth else ()),
         WriteFiles(plan.id, plan.directory, plan.hostname, plan.files, plan.shm_size),
@@ -280,7 +288,7 @@ def maker(plan: SandboxPlan) -> str:
 BLANK_KINDS = ("network", "ipc", "uts")
 """The namespaces of a blank pod."""
 
-BLANK_DONE = frozenset({"make_pod_directory", "start_monitor", "attach_network"})
+BLANK_DONE = frozenset({"make_pod_directory", "start_monitor", "pin_namespaces", "attach_network"})
 """The steps of a pod's birth that a blank pod has behind it, if it is attached."""
 
 
@@ -296,6 +304,7 @@ def plan_blank_steps(id: str, directory: str, provider: str = BRIDGE) -> tuple[S
         MakePodDirectory(id, directory),
         StartMonitor(id, directory),
         MakeBlankNamespaces(id, BLANK_KINDS),
+        PinNamespaces(id, directory, BLANK_KINDS),
         *attach,
     )
 

@@ -18,7 +18,7 @@ from runtime.linux.script import Script
 from runtime.monitor import Monitor
 from runtime.pause import plan_blank
 from runtime.program import LAUNCH, open_program
-from runtime.spec import CgroupDirs
+from runtime.spec import PAUSE_ROOT, CgroupDirs
 
 NOWHERE: CgroupDirs = {"v1": [], "v2": None}
 SECONDS = 30.0
@@ -78,7 +78,7 @@ class Driven:
             return _told(op, args), self.stand_in
         held = self.monitor.pod.namespaces
         if op == "sandbox":
-            return births.sandbox(args, list(held))
+            return births.sandbox(args, [kind for kind in held if kind != PAUSE_ROOT])
         if op == "blank":
             return args, plan_blank(args["namespaces"])
         if op == "exec":

@@ -93,15 +93,18 @@ def test_its_namespaces_are_handed_over(nursery: Nursery) -> None:
 def test_blank_namespaces_are_made_by_a_child_that_ends(nursery: Nursery) -> None:
     nursery.carry_out(pause.plan_blank(["network", "uts"]))
     assert nursery.wait("ready", "exit", "last")[1] == 0
-    network, uts, _ = nursery.given
+    network, uts, _, root = nursery.given
     nursery.told.clear()
     request: Any = {**SANDBOX, "namespaces": ["network", "uts", "ipc"], "hostname": "named"}
-    child = nursery.carry_out(pause.plan_pause(request, ["network", "uts"], None), [network, uts])
+    child = nursery.carry_out(pause.plan_pause(request, ["network", "uts"], None), [network, uts, root])
     nursery.wait("ready")
     assert str(os.fstat(network).st_ino) in os.readlink(f"/proc/{child.pid}/ns/net")
     assert str(os.fstat(uts).st_ino) in os.readlink(f"/proc/{child.pid}/ns/uts")
-    assert len(nursery.given) == 4  # the ipc namespace is the one that is new
-    assert str(os.fstat(nursery.given[3]).st_ino) in os.readlink(f"/proc/{child.pid}/ns/ipc")
+    assert len(nursery.given) == 5  # the ipc namespace is the one that is new
+    assert str(os.fstat(nursery.given[4]).st_ino) in os.readlink(f"/proc/{child.pid}/ns/ipc")
+    assert str(os.fstat(root).st_ino) in os.readlink(f"/proc/{child.pid}/ns/mnt")
+    assert os.listdir(f"/proc/{child.pid}/root") == [] == os.listdir(f"/proc/{child.pid}/cwd")
+    assert len(Path(f"/proc/{child.pid}/mountinfo").read_text().splitlines()) == 1
     left = [os.readlink(f"/proc/{child.pid}/fd/{number}") for number in os.listdir(f"/proc/{child.pid}/fd")]
     assert set(left) == {"/dev/null"}
 
@@ -109,10 +112,10 @@ def test_blank_namespaces_are_made_by_a_child_that_ends(nursery: Nursery) -> Non
 def test_a_blank_pod_gets_its_name_and_its_sysctls_with_its_pause(nursery: Nursery) -> None:
     nursery.carry_out(pause.plan_blank(["network", "uts"]))
     nursery.wait("ready", "exit", "last")
-    network, uts, _ = nursery.given
+    network, uts, _, root = nursery.given
     request: Any = {**SANDBOX, "hostname": "named", "sysctls": {"net.ipv4.ip_forward": "1"}}
     nursery.told.clear()
-    nursery.carry_out(pause.plan_pause(request, ["network", "uts"], None), [network, uts])
+    nursery.carry_out(pause.plan_pause(request, ["network", "uts"], None), [network, uts, root])
     nursery.wait("ready")
 
     def work() -> tuple[str, str]:

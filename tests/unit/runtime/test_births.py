@@ -11,7 +11,7 @@ import pytest
 
 from runtime import births
 from runtime.errors import HostFault, InvalidArgument, StartRefused
-from runtime.spec import CgroupDirs
+from runtime.spec import PAUSE_ROOT, CgroupDirs
 
 ALLOW = b"\x06\0\0\0\0\0\xff\x7f"
 NOWHERE: CgroupDirs = {"v1": [], "v2": None}
@@ -131,8 +131,8 @@ def test_a_monitor_is_told_of_a_command_what_it_has_to_know_itself() -> None:
 
 def test_a_monitor_is_told_which_namespaces_are_new() -> None:
     told, script = births.sandbox(sandbox(), ["network", "uts"])
-    assert told == {"held": ["network", "uts"], "new": ["ipc"], "cgroup": NOWHERE}
-    assert list(script.given) == ["report", "network", "uts"]
+    assert told == {"held": ["network", "uts", PAUSE_ROOT], "new": ["ipc"], "cgroup": NOWHERE}
+    assert list(script.given) == ["report", "network", "uts", PAUSE_ROOT]
 
 
 def test_the_same_request_makes_the_same_script() -> None:

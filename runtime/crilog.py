@@ -25,7 +25,7 @@ import stat
 import time
 from collections.abc import Callable, Sequence
 
-from runtime.errors import FailedPrecondition, HostFault
+from runtime.errors import HostFault, InvalidArgument
 from runtime.linux.files import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
 
 LINE_LIMIT = 16 * 1024
@@ -38,6 +38,13 @@ _OPEN_FLAGS = (
     os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC
 )  # O_NONBLOCK: a FIFO in the place of the file must not hold up the monitor
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+_NO_LOG = {
+    errno.ELOOP: "a link, or below one",
+    errno.ENOTDIR: "below something that is no directory",
+    errno.EISDIR: "a directory",
+    errno.ENXIO: "not a regular file",
+}
+"""What open(2) says of a path that is none for a log, whoever has made it so. ENXIO: a pipe without a reader."""
 
 
 class LogFile:
@@ -50,7 +57,8 @@ class LogFile:
         that is the file's own. ``lost`` is called whenever ``dropped`` has grown.
 
         Raises:
-            FailedPrecondition: there is something else than a regular file at ``path``.
+            InvalidArgument: there is a link or something else than a regular file at ``path``,
+                or no directory above it.
             HostFault: it cannot be opened.
         """
         self.path = path
@@ -116,10 +124,13 @@ def _open(path: str, directory: str) -> int:
             _make_below(directory, below.split("/")[:-1])
             descriptor = _open_below(directory, below)
     except OSError as error:
+        if error.errno in _NO_LOG:
+            why = f"{_NO_LOG[error.errno]} ({errno.errorcode[error.errno]})"
+            raise InvalidArgument(why, step="open the log", object=path) from error
         raise HostFault(step="open the log", object=path, call="open", errno=error.errno or 0) from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise FailedPrecondition("not a regular file", step="open the log", object=path)
+        raise InvalidArgument("not a regular file", step="open the log", object=path)
     return descriptor
 
 

@@ -110,16 +110,16 @@ async def test_a_log_is_never_written_through_a_link(crisp: Attacked, tmp_path: 
         container = crisp.attacker("echo", "hello", log_path="0.log")
         (folder / "0.log").symlink_to(target)
         id = await crisp.create(pod, container)
-        await refused(start_of(crisp, id), Code.INTERNAL, "open the log.*ELOOP")
+        await refused(start_of(crisp, id), Code.INVALID_ARGUMENT, "open the log.*ELOOP")
         (folder / "0.log").unlink()
     os.mkfifo(folder / "pipe")
     id = await crisp.create(pod, crisp.attacker("echo", "hello", log_path="pipe"))
-    await refused(start_of(crisp, id), Code.INTERNAL, "open the log")
+    await refused(start_of(crisp, id), Code.INVALID_ARGUMENT, "open the log")
     id = await crisp.run(pod, crisp.attacker("sleep", "1000", log_path="1.log"))
     (folder / "1.log").unlink()
     (folder / "1.log").symlink_to(victim)
     reopen = crisp.runtime.ReopenContainerLog(api.ReopenContainerLogRequest(container_id=id))
-    await refused(reopen, Code.INTERNAL, "open the log.*ELOOP")
+    await refused(reopen, Code.INVALID_ARGUMENT, "open the log.*ELOOP")
     assert victim.read_text() == "marker\nwritten\n" and not (tmp_path / "dangling").exists()
 
 
@@ -131,7 +131,7 @@ async def test_a_log_is_never_written_below_a_link(crisp: Attacked, tmp_path: Pa
     folder.mkdir(parents=True)
     (folder / "main").symlink_to(tmp_path)
     id = await crisp.create(pod, crisp.attacker("echo", "hello", log_path="main/0.log"))
-    await refused(start_of(crisp, id), Code.INTERNAL, "open the log.*ELOOP")
+    await refused(start_of(crisp, id), Code.INVALID_ARGUMENT, "open the log.*ELOOP")
     assert os.listdir(tmp_path) == []
 
 

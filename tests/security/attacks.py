@@ -10,7 +10,7 @@ import itertools
 import os
 import re
 import tempfile
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import grpc
 import grpc.aio
 import pytest
 
+from proto import admin_pb2, admin_pb2_grpc
 from proto import api_pb2 as api
 from tests.cri.harness import Crisp
 from tests.security.images import Member, extend_demo
@@ -44,6 +45,17 @@ class Attacked(Crisp):
             spool.flush()
             spool.seek(0)
             await self.host.images.import_archive(spool.fileno(), "")
+
+    async def send_archive(self, archive: bytes) -> Any:
+        """Import as ``crisp images import`` does it."""
+        async with grpc.aio.insecure_channel(f"unix:{self.host.state}/admin.sock") as channel:
+            stub: Any = admin_pb2_grpc.AdminStub(channel)
+
+            def pieces() -> Iterator[admin_pb2.ImportImageRequest]:
+                for at in range(0, len(archive), 1 << 20):
+                    yield admin_pb2.ImportImageRequest(chunk=archive[at : at + (1 << 20)])
+
+            return await stub.ImportImage(pieces())
 
     def attacker(self, *command: str, image: str = IMAGE, **changes: Any) -> api.ContainerConfig:
         """A container of the base image, or of ``image``; without a command that of the image."""

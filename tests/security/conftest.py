@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest_asyncio
 
+from network.names import host_link_name
+from proto import api_pb2 as api
 from tests.cri.harness import settings_in, start
 from tests.security.attacks import Attacked
+from tests.security.place import Place
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -35,3 +39,15 @@ async def crisp(daemon: Attacked) -> AsyncIterator[Attacked]:
     """The module's daemon; the pods of the test are removed after it."""
     yield daemon
     await daemon.remove_all()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def place(daemon: Attacked) -> AsyncIterator[Place]:
+    """A pod with a running and a created container, and a pod that was stopped."""
+    pod, stopped = await daemon.run_pod(), await daemon.run_pod()
+    running = await daemon.run(pod, daemon.attacker("sleep", "1000"))
+    created = await daemon.create(pod, daemon.attacker("sleep", "1000"))
+    await daemon.runtime.StopPodSandbox(api.StopPodSandboxRequest(pod_sandbox_id=stopped))
+    gone = host_link_name(stopped)  # it goes with its namespace, a moment later
+    await daemon.until(lambda: gone not in [name for _, name in socket.if_nameindex()])
+    yield Place(daemon, pod, running, created, stopped)

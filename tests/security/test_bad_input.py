@@ -5,25 +5,21 @@ The numbers are the rows of the table of bad inputs that the code was written ag
 
 from __future__ import annotations
 
-import os
-import socket
 import subprocess
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
-import pytest_asyncio
 from google.protobuf import text_format
 from google.protobuf.message import Message
 
-from network.names import host_link_name
 from proto import api_pb2 as api
 from runtime.capability_names import NAMES
-from tests.security.attacks import Attacked, Code, refused
+from tests.security.attacks import Code, refused
+from tests.security.place import Place, expect
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.leaks("module")]
 
@@ -31,49 +27,6 @@ IA, NF, FP, AE = Code.INVALID_ARGUMENT, Code.NOT_FOUND, Code.FAILED_PRECONDITION
 RE, UN, OK = Code.RESOURCE_EXHAUSTED, Code.UNIMPLEMENTED, Code.OK
 LONG = "x" * 300
 SECCOMP = "linux { security_context { seccomp { %s } } }"
-
-
-@dataclass
-class Place:
-    """Where the requests are sent to: a daemon with a pod and its containers."""
-
-    crisp: Attacked
-    pod: str
-    running: str
-    created: str
-    stopped_pod: str
-
-    def made(self) -> object:
-        """All that a request could have made."""
-        host = self.crisp.host
-        roots = [hierarchy.mount for hierarchy in host.layout.v1] or [str(host.layout.v2)]
-        cgroups = [sorted(os.walk(f"{root}/crisp-{host.instance}")) for root in roots]
-        records = sorted(record.id for record in (*host.store.sandboxes, *host.store.containers))
-        images = sorted(record.id for record in host.images.all())
-        folders = [sorted(os.listdir(place)) for place in (host.state / "pods", host.root / "containers")]
-        return [cgroups, records, images, folders, sorted(socket.if_nameindex())]
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def place(daemon: Attacked) -> AsyncIterator[Place]:
-    pod, stopped = await daemon.run_pod(), await daemon.run_pod()
-    running = await daemon.run(pod, daemon.attacker("sleep", "1000"))
-    created = await daemon.create(pod, daemon.attacker("sleep", "1000"))
-    await daemon.runtime.StopPodSandbox(api.StopPodSandboxRequest(pod_sandbox_id=stopped))
-    gone = host_link_name(stopped)  # it goes with its namespace, a moment later
-    await daemon.until(lambda: gone not in [name for _, name in socket.if_nameindex()])
-    yield Place(daemon, pod, running, created, stopped)
-
-
-async def expect(
-    place: Place, code: grpc.StatusCode, words: str, method: Callable[[Any], Any], request: Message
-) -> None:
-    before = place.made()
-    if code is OK:
-        await method(request)
-    else:
-        await refused(method(request), code, words)
-    assert place.made() == before
 
 
 POD_ROWS: list[tuple[int, grpc.StatusCode, str, str]] = [
@@ -156,14 +109,7 @@ POD_ROWS: list[tuple[int, grpc.StatusCode, str, str]] = [
 @pytest.mark.parametrize(("row", "code", "words", "text"), POD_ROWS)
 async def test_a_bad_pod_is_refused(row: int, code: grpc.StatusCode, words: str, text: str, place: Place) -> None:
     """CVE-2022-0811, CVE-2022-0532, CVE-2025-0750, CVE-2023-2431 and all that a pod can have wrong."""
-    config = place.crisp.pod()
-    given = api.PodSandboxConfig()
-    text_format.Parse(text, given)
-    for field in ("name", "namespace", "uid"):  # an empty string is merged as nothing
-        if f"{field}: ''" in text:
-            config.metadata.ClearField(field)
-    config.MergeFrom(given)
-    request = api.RunPodSandboxRequest(config=config)
+    request = api.RunPodSandboxRequest(config=place.pod_with(text))
     await expect(place, code, words, place.crisp.runtime.RunPodSandbox, request)
 
 
@@ -292,13 +238,7 @@ CONTAINER_ROWS: list[tuple[int, grpc.StatusCode, str, str]] = [
 @pytest.mark.parametrize(("row", "code", "words", "text"), CONTAINER_ROWS)
 async def test_a_bad_container_is_refused(row: int, code: grpc.StatusCode, words: str, text: str, place: Place) -> None:
     """CVE-2024-3727, CVE-2023-2431, CVE-2024-21626 and all that a container can have wrong."""
-    config = place.crisp.attacker("sleep", "1")
-    if "name: ''" in text:
-        config.metadata.ClearField("name")
-    given = api.ContainerConfig()
-    text_format.Parse(text, given)
-    config.MergeFrom(given)
-    request = api.CreateContainerRequest(pod_sandbox_id=place.pod, config=config)
+    request = api.CreateContainerRequest(pod_sandbox_id=place.pod, config=place.container_with(text))
     await expect(place, code, words, place.crisp.runtime.CreateContainer, request)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from runtime.command import plan_command
 from runtime.errors import Fault, HostFault, StartRefused
+from runtime.identity import Filter
 from runtime.init import JOINABLE, plan_init
 from runtime.linux.script import Script
 from runtime.pause import plan_pause
@@ -36,7 +37,7 @@ _SECCOMP_BYTES = 4096 * 8
 
 def container(request: StartRequest) -> tuple[ContainerBirth, Script]:
     """``container_told`` and ``container_script``."""
-    return container_told(request), container_script(request, read_seccomp(request["seccomp"]))
+    return container_told(request), container_script(request, read_seccomp(request))
 
 
 def container_told(request: StartRequest) -> ContainerBirth:
@@ -57,7 +58,7 @@ def container_told(request: StartRequest) -> ContainerBirth:
     return told
 
 
-def container_script(request: StartRequest, seccomp: bytes | None, *, waits: bool = False) -> Script:
+def container_script(request: StartRequest, seccomp: Filter | None, *, waits: bool = False) -> Script:
     """What a container's init does; ``seccomp`` is the content of the program that the request names.
     ``waits`` as in ``plan_init``.
 
@@ -96,7 +97,7 @@ def cgroup_names(cgroup: CgroupDirs) -> list[str]:
 
 def command(request: ExecRequest) -> tuple[ExecBirth, Script]:
     """``command_told`` and ``command_script``."""
-    return command_told(request), command_script(request, read_seccomp(request["seccomp"]))
+    return command_told(request), command_script(request, read_seccomp(request))
 
 
 def command_told(request: ExecRequest) -> ExecBirth:
@@ -111,7 +112,7 @@ def command_told(request: ExecRequest) -> ExecBirth:
     }
 
 
-def command_script(request: ExecRequest, seccomp: bytes | None) -> Script:
+def command_script(request: ExecRequest, seccomp: Filter | None) -> Script:
     """What the process of an exec does.
 
     Raises: as ``container_script``.
@@ -129,7 +130,7 @@ def sandbox(request: SandboxRequest, held: Sequence[str]) -> tuple[SandboxBirth,
         InvalidArgument: a sysctl is not the pod's.
         HostFault: the seccomp program cannot be read.
     """
-    return sandbox_told(request, held), plan_pause(request, held, read_seccomp(request["seccomp"]))
+    return sandbox_told(request, held), plan_pause(request, held, read_seccomp(request))
 
 
 def sandbox_told(request: SandboxRequest, held: Sequence[str]) -> SandboxBirth:
@@ -138,12 +139,13 @@ def sandbox_told(request: SandboxRequest, held: Sequence[str]) -> SandboxBirth:
     return {"held": [*held, PAUSE_ROOT] if held else [], "new": new, "cgroup": request["cgroup"]}
 
 
-def read_seccomp(path: str | None) -> bytes | None:
-    """The compiled program at ``path``, None for None.
+def read_seccomp(request: StartRequest | ExecRequest | SandboxRequest) -> Filter | None:
+    """The filter whose program's path is in ``request``, None for None.
 
     Raises:
         HostFault: it has no size that a program can have. Never taken for no program.
     """
+    path = request["seccomp"]
     if path is None:
         return None
     step = "read the seccomp program"
@@ -157,7 +159,7 @@ def read_seccomp(path: str | None) -> bytes | None:
         raise HostFault(step=step, object=path, call="open", errno=error.errno or 0) from error
     if not 0 < len(program) <= _SECCOMP_BYTES:
         raise HostFault(f"is {len(program)} bytes long, no seccomp program", step=step, object=path)
-    return program
+    return Filter(program, request.get("seccomp_flags", 0))
 
 
 def _refused(fault: Fault) -> Fault:

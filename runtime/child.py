@@ -29,7 +29,7 @@ _STATX_BASIC = 0x7FF
 S_IFMT = 0o170000
 _MODE, _RDEV = 28, 128  # of stx_mode, and of stx_rdev_major and _minor, in struct statx
 _PR_SET_PDEATHSIG = 1
-_PR_SET_DUMPABLE = 4
+PR_SET_DUMPABLE = 4
 _JOIN_SESSION_KEYRING = 1
 
 
@@ -56,7 +56,7 @@ def leave_monitor(script: Script) -> None:
     Modes are exact from here on (umask 0); the last step sets the program's own.
     """
     script.call("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL.value)
-    script.call("prctl", _PR_SET_DUMPABLE, 0)
+    script.call("prctl", PR_SET_DUMPABLE, 0)
     script.call("setsid")
     # A kernel without keys, or a seccomp filter around all of us: what is executed meets the same.
     script.call("keyctl", _JOIN_SESSION_KEYRING, None, forgive=(errno.ENOSYS, errno.EPERM))
@@ -112,12 +112,11 @@ def device(major: int, minor: int) -> int:
 def wait_released(script: Script) -> None:
     """Stay until the monitor says that the process is wanted (``children.Child.release``).
 
-    For a process that has given up its identity: whoever shares its PID namespace has time to look
-    at it. Its report ends with the monitor, and so does it.
+    For a process that has given up its identity (``identity.become``), under its filter, which lets it
+    read. Its report ends with the monitor, and so does it.
     """
     word = script.room(8)
-    script.call("prctl", _PR_SET_DUMPABLE, 0)  # a change of the user undoes the first
-    script.call("recvfrom", script.given["report"], word, 1, 0, None, None)
+    script.call("read", script.given["report"], word, 1)
     script.expect(load(word), ord(RELEASE), HostFault, "the monitor has let go of it", mask=0xFF)
 
 

@@ -16,6 +16,7 @@ import os
 from runtime import identity
 from runtime.child import STDIO, begin, enter_cwd, given_stdio, own_stdio
 from runtime.errors import Fault, StartRefused
+from runtime.identity import Filter
 from runtime.init import stdio_numbers
 from runtime.linux import namespaces
 from runtime.linux.libc import AT_FDCWD
@@ -40,7 +41,7 @@ class _Refused:
         return StartRefused, os.strerror(number).lower()
 
 
-def plan_command(request: ExecRequest, seccomp: bytes | None) -> Script:
+def plan_command(request: ExecRequest, seccomp: Filter | None) -> Script:
     """The script. Its given descriptors: ``child.STDIO``, then "target", a pidfd of the container's main process.
 
     Raises:

@@ -16,8 +16,9 @@ import os
 import resource
 import stat
 import struct
+from typing import NamedTuple
 
-from runtime.child import S_IFMT, STATX_BYTES, block_signals, file_type
+from runtime.child import PR_SET_DUMPABLE, S_IFMT, STATX_BYTES, block_signals, file_type
 from runtime.errors import Fault, HostFault, InvalidArgument, StartRefused
 from runtime.linux import capabilities
 from runtime.linux.libc import AT_FDCWD
@@ -36,16 +37,16 @@ _HOST_REASONS = frozenset(
 _NOT_HERE = (errno.ENOENT, errno.ENOTDIR, errno.EACCES)
 
 _PR_SET_KEEPCAPS = 8
-_PR_SET_SECCOMP = 22
 _PR_SET_NO_NEW_PRIVS = 38
 _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_RAISE = 2
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
-_MODE_FILTER = 2
+_SET_MODE_FILTER = 1
 _INSTRUCTION_BYTES = 8  # struct sock_filter
 _BPF_MAXINSNS = 4096
 _MAX_DIRECTORIES = 1000
 _CAPABILITY_VERSION_3 = 0x20080522
+_SYS_ADMIN = 1 << 21
 
 
 def set_rlimits(script: Script, limits: list[Rlimit]) -> None:
@@ -87,11 +88,20 @@ def _bounded(value: int) -> int:
     return _INFINITY if value < 0 or value >= 2**63 else value
 
 
-def become(script: Script, described: Process, seccomp_program: bytes | None) -> None:
-    """Give the process the groups, ids, capabilities and seccomp program of ``described``.
+class Filter(NamedTuple):
+    """A seccomp program, an array of struct sock_filter, and the flags that seccomp(2) gets with it."""
 
-    Without no_new_privs loading a program needs CAP_SYS_ADMIN and comes before the
-    drop, with it the program comes last, so that fewest calls of ours meet it.
+    program: bytes
+    flags: int = 0
+
+
+def become(script: Script, described: Process, seccomp: Filter | None) -> None:
+    """Give the process the groups, ids, capabilities and seccomp filter of ``described``. Descriptors
+    above 2 close with the execution from here on.
+
+    A filter may refuse any call, and a profile lists what its program needs, not what we do: so it is
+    loaded as late as can be. Without no_new_privs that takes CAP_SYS_ADMIN, which is kept until
+    everything else is done but to give it up.
 
     Raises:
         InvalidArgument: a capability's name is unknown.
@@ -101,35 +111,43 @@ def become(script: Script, described: Process, seccomp_program: bytes | None) ->
     no_new_privs = described["noNewPrivileges"]
     if no_new_privs:
         script.call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    elif seccomp_program is not None:
-        load_seccomp(script, seccomp_program)
     script.call("LIMIT_BOUNDING", capabilities.mask(wanted["bounding"]))  # what is in it but already lost stays lost
     script.call("prctl", _PR_SET_KEEPCAPS, 1, 0, 0, 0)  # what remains is set below, by name
     _become_user(script, user["uid"], user["gid"], user["additionalGids"])
     script.call("prctl", _PR_SET_KEEPCAPS, 0, 0, 0, 0)
     script.call("prctl", _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
-    low_then_high = [bits >> shift & 0xFFFFFFFF for shift in (0, 32) for bits in sets]
-    script.call("capset", struct.pack("=Ii", _CAPABILITY_VERSION_3, 0), struct.pack("=6I", *low_then_high))
+    script.call("prctl", PR_SET_DUMPABLE, 0)  # a change of the user undoes what was said before
+    script.call("umask", user.get("umask", DEFAULT_UMASK))
+    script.call("close_range", 3, 0xFFFFFFFF, CLOSE_RANGE_CLOEXEC)
+    if seccomp is not None and not no_new_privs:
+        _set_capabilities(script, _SYS_ADMIN, sets[1] | _SYS_ADMIN, 0)
+        load_seccomp(script, seccomp)
+    _set_capabilities(script, *sets)
     for number in _bits(capabilities.mask(wanted["ambient"])):
         script.call("prctl", _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, number, 0, 0)
-    script.call("umask", user.get("umask", DEFAULT_UMASK))
-    if no_new_privs and seccomp_program is not None:
-        load_seccomp(script, seccomp_program)
+    if seccomp is not None and no_new_privs:
+        load_seccomp(script, seccomp)
 
 
-def load_seccomp(script: Script, program: bytes) -> None:
-    """Put the process under ``program``, an array of struct sock_filter, for good; see seccomp(2).
+def _set_capabilities(script: Script, effective: int, permitted: int, inheritable: int) -> None:
+    low_then_high = [bits >> shift & 0xFFFFFFFF for shift in (0, 32) for bits in (effective, permitted, inheritable)]
+    script.call("capset", struct.pack("=Ii", _CAPABILITY_VERSION_3, 0), struct.pack("=6I", *low_then_high))
+
+
+def load_seccomp(script: Script, seccomp: Filter) -> None:
+    """Put the process under ``seccomp`` for good; see seccomp(2).
 
     Raises:
-        HostFault: ``program`` is empty, too long or cut off. Never taken for no program.
+        HostFault: the program is empty, too long or cut off. Never taken for no program.
     """
+    program = seccomp.program
     count, rest = divmod(len(program), _INSTRUCTION_BYTES)
     if rest or not 0 < count <= _BPF_MAXINSNS:
         raise HostFault(f"a program of {len(program)} bytes is not 1 to {_BPF_MAXINSNS} seccomp instructions")
     loaded = script.room(16)
     script.fill(loaded, struct.pack("=QQ", count, offset(script.data(program))))
     script.relocate(plus(loaded, 8), 1)
-    script.call("prctl", _PR_SET_SECCOMP, _MODE_FILTER, loaded)
+    script.call("seccomp", _SET_MODE_FILTER, seccomp.flags, loaded)
 
 
 def _become_user(script: Script, uid: int, gid: int, groups: list[int]) -> None:
@@ -147,7 +165,7 @@ def _bits(mask: int) -> list[int]:
 def execute(script: Script, args: list[str], env: list[str]) -> None:
     """Replace the process by ``args`` with exactly the environment ``env`` (``NAME=value``).
 
-    Descriptors above 2 close with it. A name without a slash is looked for in the
+    A name without a slash is looked for in the
     PATH of ``env``; one that is found and may not be executed is passed over, but
     named if there is no other.
 
@@ -161,7 +179,6 @@ def execute(script: Script, args: list[str], env: list[str]) -> None:
         argv, envp = script.vector(args), script.vector(env)
     except ValueError as error:
         raise StartRefused(f'exec: "{name}": an argument or a variable holds a NUL byte') from error
-    script.call("close_range", 3, 0xFFFFFFFF, CLOSE_RANGE_CLOEXEC)
     block_signals(script)
     trial = _Trial(script, name, argv, envp)
     if "/" in name:

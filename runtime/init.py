@@ -20,6 +20,7 @@ import os
 from runtime import identity
 from runtime.child import STDIO, begin, enter_cwd, given_stdio, own_stdio, wait_released
 from runtime.errors import StartRefused
+from runtime.identity import Filter
 from runtime.linux import mount, namespaces, trees
 from runtime.linux.libc import AT_FDCWD
 from runtime.linux.script import Script, Slot
@@ -37,7 +38,7 @@ _ROOT_PROPAGATION = {
 }
 
 
-def plan_init(request: StartRequest, seccomp: bytes | None, joined: frozenset[str], *, waits: bool = False) -> Script:
+def plan_init(request: StartRequest, seccomp: Filter | None, joined: frozenset[str], *, waits: bool = False) -> Script:
     """The script. Its given descriptors: ``child.STDIO``, then a namespace for each of ``joined``, in
     alphabetic order; a kind of the document that is neither in there nor has a path is made new.
     With a terminal, which is taken from the container's own devpts, the streams are not used.

@@ -75,7 +75,7 @@ def write_init(request: StartRequest, *, waits: bool = False) -> Init:
         StartRefused: the request asks for what cannot be.
         HostFault: the seccomp program cannot be read.
     """
-    seccomp = births.read_seccomp(request["seccomp"])
+    seccomp = births.read_seccomp(request)
 
     def write(asked: Any) -> Script:
         return births.container_script(asked, seccomp, waits=waits)
@@ -134,7 +134,7 @@ class MonitorClient:
 
     async def sandbox(self, request: SandboxRequest) -> SandboxMade:
         """Make the pod's namespaces, but for those that ``blank`` has made, and pause; once a monitor."""
-        held, seccomp = self._blank, births.read_seccomp(request["seccomp"])
+        held, seccomp = self._blank, births.read_seccomp(request)
         told = births.sandbox_told(request, held)
 
         def write(asked: Any) -> Script:
@@ -226,7 +226,7 @@ class MonitorClient:
         Raises:
             StartRefused: the command cannot be executed.
         """
-        told, seccomp = births.command_told(request), births.read_seccomp(request["seccomp"])
+        told, seccomp = births.command_told(request), births.read_seccomp(request)
 
         def write(asked: Any) -> Script:
             return births.command_script(asked, seccomp)

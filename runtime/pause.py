@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from runtime import identity, pod_namespaces
 from runtime.child import block_signals, join_cgroups, leave_monitor, set_oom_score_adj, take_stdio
+from runtime.identity import Filter
 from runtime.linux import mount, namespaces, trees
 from runtime.linux.libc import AT_EMPTY_PATH, AT_FDCWD
 from runtime.linux.script import Script, Slot
@@ -47,7 +48,7 @@ def plan_blank(kinds: Sequence[str]) -> Script:
     return script
 
 
-def plan_pause(request: SandboxRequest, held: Sequence[str], seccomp: bytes | None) -> Script:
+def plan_pause(request: SandboxRequest, held: Sequence[str], seccomp: Filter | None) -> Script:
     """Be in the pod's namespaces, hand those that are new to the monitor, become pause.
 
     The process is born in the new PID namespace if one is asked for. Its given

@@ -158,7 +158,8 @@ class StartRequest(TypedDict):
 
     ``pid_mode`` is pod, container, node or target (then ``target`` is the
     container of this pod whose PID namespace is joined). ``seccomp`` is the path
-    of a compiled BPF program (array of struct sock_filter) or None.
+    of a compiled BPF program (array of struct sock_filter) or None, ``seccomp_flags`` what
+    seccomp(2) is told with it.
     ``missing_sources`` are bind sources to be made as directories, mode 0755, if absent.
     ``memory_events`` is the file whose ``oom_kill`` counter is read at exit
     (v2 memory.events, v1 memory.oom_control) or None.
@@ -174,6 +175,7 @@ class StartRequest(TypedDict):
     pid_mode: str
     target: str | None
     seccomp: str | None
+    seccomp_flags: NotRequired[int]
     log_path: str | None
     log_directory: NotRequired[str]
     stdin: bool
@@ -201,6 +203,7 @@ class ExecRequest(TypedDict):
     process: Process
     cgroup: CgroupDirs
     seccomp: str | None
+    seccomp_flags: NotRequired[int]
     stdin: bool
     timeout: float | None
 
@@ -223,6 +226,7 @@ class SandboxRequest(TypedDict):
     user: User
     no_new_privileges: bool
     seccomp: str | None
+    seccomp_flags: NotRequired[int]
     oom_score_adj: int
 
 

@@ -199,7 +199,7 @@ def started(
     if request["volumes"]:
         in_child(lambda: image.probe_rootfs(request["rootfs"], lambda root: fill(request, root)))
     given = dict(sorted((joined or {}).items()))
-    script = plan_init(request, births.read_seccomp(request["seccomp"]), frozenset(given))
+    script = plan_init(request, births.read_seccomp(request), frozenset(given))
     reads, writes = os.pipe()
     null = os.open("/dev/null", os.O_RDONLY)
     try:

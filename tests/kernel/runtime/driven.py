@@ -85,7 +85,7 @@ class Driven:
             return births.command(args)
         if op in ("prepare", "start"):
             # A pod of a test may lack what its container lists; it is made new then.
-            told, seccomp = births.container_told(args), births.read_seccomp(args["seccomp"])
+            told, seccomp = births.container_told(args), births.read_seccomp(args)
             if set(told["joined"]) <= set(held):
                 return told, births.container_script(args, seccomp, waits=op == "prepare")
             told["joined"] = [kind for kind in told["joined"] if kind in held]

@@ -16,7 +16,9 @@ import pytest
 
 from runtime import identity
 from runtime.errors import HostFault, InvalidArgument, StartRefused
+from runtime.identity import Filter
 from runtime.linux import capabilities
+from runtime.linux.numbers import NUMBERS
 from runtime.linux.script import Script
 from runtime.spec import Process, Rlimit
 from tests.kernel.runtime.forked import in_child
@@ -27,6 +29,8 @@ pytestmark = needs_launch
 
 TWO = ["CAP_CHOWN", "CAP_KILL"]
 MASK = capabilities.mask(TWO)
+COMMON = ("read", "write", "openat", "close", "statx", "ioctl", "exit_group")
+"""What the shell itself needs."""
 ALLOW = struct.pack("=HBBI", 0x06, 0, 0, 0x7FFF0000)
 
 
@@ -48,7 +52,7 @@ def described(uid: int = 0, gid: int = 0, groups: list[int] | None = None, **cha
     return result
 
 
-def status(wanted: Process, *names: str, seccomp: bytes | None = None) -> list[str]:
+def status(wanted: Process, *names: str, seccomp: Filter | None = None) -> list[str]:
     """Fields of /proc/self/status of a process that has become ``wanted``."""
     with stopped(lambda script: identity.become(script, wanted, seccomp)) as (pid, _):
         return fields(pid, *names)
@@ -58,11 +62,11 @@ def sets(wanted: Process) -> list[int]:
     return [int(text, 16) for text in status(wanted, "CapPrm", "CapEff", "CapInh", "CapBnd", "CapAmb")]
 
 
-def executed(wanted: Process, command: str) -> list[str]:
+def executed(wanted: Process, command: str, seccomp: Filter | None = None) -> list[str]:
     """The words that a shell prints which is executed by a process that has become ``wanted``."""
 
     def write(script: Script) -> None:
-        identity.become(script, wanted, None)
+        identity.become(script, wanted, seccomp)
         identity.execute(script, ["/bin/sh", "-c", command], ["PATH=/usr/bin:/bin"])
 
     return printed(write)
@@ -124,28 +128,49 @@ def test_the_umask_is_the_document_s_or_022() -> None:
 
 
 @pytest.mark.parametrize("no_new_privs", [True, False])
-def test_a_seccomp_program_is_loaded_with_and_without_no_new_privs(no_new_privs: bool) -> None:
-    wanted = described(uid=1000, noNewPrivileges=no_new_privs)
-    assert status(wanted, "Seccomp", "NoNewPrivs", seccomp=ALLOW) == ["2", str(int(no_new_privs))]
+@pytest.mark.parametrize("uid", [0, 1000])
+def test_a_seccomp_program_is_loaded_with_and_without_no_new_privs(uid: int, no_new_privs: bool) -> None:
+    wanted = described(uid=uid, noNewPrivileges=no_new_privs)
+    words = executed(wanted, "grep -E '^(Seccomp|NoNewPrivs|CapBnd):' /proc/self/status", Filter(ALLOW))
+    assert words == ["CapBnd:", f"{MASK:016x}", "NoNewPrivs:", str(int(no_new_privs)), "Seccomp:", "2"]
+
+
+def test_capabilities_are_those_of_the_document_when_the_program_is_loaded() -> None:
+    names = ("CapPrm", "CapEff", "CapInh", "CapBnd")
+    assert status(described(uid=7), *names, seccomp=Filter(ALLOW)) == [f"{bits:016x}" for bits in (MASK, MASK, 0, MASK)]
+
+
+def refusing(*numbers: int) -> Filter:
+    """Answers these calls with EPERM."""
+    tests = [(0x15, len(numbers) - at, 0, number) for at, number in enumerate(numbers)]
+    instructions = [(0x20, 0, 0, 0), *tests, (0x06, 0, 0, 0x7FFF0000), (0x06, 0, 0, 0x50001)]
+    return Filter(b"".join(struct.pack("=HBBI", *instruction) for instruction in instructions))
 
 
 def test_a_seccomp_program_decides_from_then_on() -> None:
-    # umask(2), which only without no_new_privs comes after the program: answered with EPERM.
-    number = {"x86_64": 95, "aarch64": 166}[os.uname().machine]
-    program = b"".join(
-        struct.pack("=HBBI", *instruction)
-        for instruction in ((0x20, 0, 0, 0), (0x15, 0, 1, number), (0x06, 0, 0, 0x50001), (0x06, 0, 0, 0x7FFF0000))
-    )
     with pytest.raises(HostFault) as failed:
-        status(described(), "Seccomp", seccomp=program)
-    assert (failed.value.call, failed.value.errno) == ("umask", errno.EPERM)
-    assert status(described(noNewPrivileges=True), "Seccomp", seccomp=program) == ["2"]
+        status(described(), "Seccomp", seccomp=refusing(NUMBERS["capset"]))
+    assert (failed.value.call, failed.value.errno) == ("capset", errno.EPERM)
+
+
+def test_a_profile_need_not_list_what_is_done_before_the_program() -> None:
+    ours = [number for name, number in NUMBERS.items() if name not in ("execve", "capset", "rt_sigprocmask", *COMMON)]
+    assert executed(described(uid=1000), "echo fine", refusing(*ours)) == ["fine"]
+    rest = [*ours, NUMBERS["capset"]]
+    assert executed(described(uid=1000, noNewPrivileges=True), "echo fine", refusing(*rest)) == ["fine"]
+
+
+def test_the_flags_reach_the_kernel() -> None:
+    assert status(described(), "Seccomp", seccomp=Filter(ALLOW, 1 | 2 | 4)) == ["2"]
+    with pytest.raises(HostFault) as failed:
+        status(described(), "Seccomp", seccomp=Filter(ALLOW, 1 << 20))
+    assert (failed.value.call, failed.value.errno) == ("seccomp", errno.EINVAL)
 
 
 @pytest.mark.parametrize("program", [b"", b"1234567", ALLOW * 4097])
 def test_what_is_no_seccomp_program_is_never_taken_for_none(program: bytes) -> None:
     with pytest.raises(HostFault, match="is not 1 to 4096 seccomp instructions"):
-        identity.become(Script(), described(), program)
+        identity.become(Script(), described(), Filter(program))
 
 
 def test_no_new_privs_alone() -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from runtime import channel
 from runtime.errors import Fault, HostFault, StartRefused
-from runtime.identity import load_seccomp
+from runtime.identity import Filter, load_seccomp
 from runtime.linux.libc import AT_FDCWD
 from runtime.linux.script import ANY, UNEXPECTED, Argument, Label, Loaded, Script, Slot, load, number, offset, plus
 from runtime.linux.spawn import MAGIC, spawn
@@ -483,7 +483,7 @@ def test_each_errno_has_a_bit_of_its_own(code: int) -> None:
 
     def write(script: Script, *forgiven: int) -> list[Slot]:
         result = script.slot()
-        load_seccomp(script, program)
+        load_seccomp(script, Filter(program))
         script.call("umask", 0, to=result, forgive=forgiven)
         return [result]
 

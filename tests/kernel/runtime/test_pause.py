@@ -15,6 +15,7 @@ import pytest
 
 from runtime import pause
 from runtime.errors import Fault, HostFault, InvalidArgument, ScriptFailed
+from runtime.identity import Filter
 from runtime.linux import namespaces
 from runtime.linux.script import Script
 from tests.kernel.runtime import forked
@@ -212,7 +213,7 @@ def test_it_ends_with_the_monitor() -> None:
 def test_its_seccomp_program_is_loaded(nursery: Nursery) -> None:
     allow = struct.pack("=HBBI", 0x06, 0, 0, 0x7FFF0000)
     request: Any = {**SANDBOX}
-    child = nursery.carry_out(pause.plan_pause(request, [], allow))
+    child = nursery.carry_out(pause.plan_pause(request, [], Filter(allow)))
     nursery.wait("ready")
     assert status(child.pid)["Seccomp"] == "2"
 

@@ -29,7 +29,7 @@ DEFAULT_MASK = mask(DEFAULT_CAPABILITIES)
 def waiting(pod: Driven) -> int:
     """The pid of the process that waits."""
     (pid,) = pod.monitor.pod.children._children
-    waits = str(NUMBERS["recvfrom"])
+    waits = str(NUMBERS["read"])
     pod.turn_until(lambda: Path(f"/proc/{pid}/syscall").read_text().split()[0] == waits)
     return pid
 

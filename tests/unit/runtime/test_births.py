@@ -11,6 +11,7 @@ import pytest
 
 from runtime import births
 from runtime.errors import HostFault, InvalidArgument, StartRefused
+from runtime.identity import Filter
 from runtime.spec import PAUSE_ROOT, CgroupDirs
 
 ALLOW = b"\x06\0\0\0\0\0\xff\x7f"
@@ -149,7 +150,10 @@ def test_the_essence_of_a_request_is_all_that_its_script_depends_on(terminal: bo
     request = container(process(terminal=terminal, oomScoreAdj=5))
     del request["spec"]["linux"]["namespaces"][3]  # uts: the name is the container's own
     essence = births.container_essence(request)
-    assert births.container_script(essence, ALLOW).bytes() == births.container_script(request, ALLOW).bytes()
+    assert (
+        births.container_script(essence, Filter(ALLOW)).bytes()
+        == births.container_script(request, Filter(ALLOW)).bytes()
+    )
     request.update({"container": "other", "log_path": None, "memory_events": None, "stdin_once": True})
     assert births.container_essence(request) == essence
 
@@ -196,12 +200,12 @@ def test_the_seccomp_program_of_a_request_is_in_its_script(tmp_path: Path) -> No
 def test_a_seccomp_program_is_read_or_refused_and_never_taken_for_none(tmp_path: Path) -> None:
     program = tmp_path / "program"
     program.write_bytes(b"12345678")
-    assert births.read_seccomp(str(program)) == b"12345678"
-    assert births.read_seccomp(None) is None
+    assert births.read_seccomp(command(seccomp=str(program), seccomp_flags=4)) == Filter(b"12345678", 4)
+    assert births.read_seccomp(command(seccomp=None)) is None
     for content in (b"", b"x" * (4096 * 8 + 1)):
         program.write_bytes(content)
         with pytest.raises(HostFault, match="no seccomp program"):
-            births.read_seccomp(str(program))
+            births.read_seccomp(command(seccomp=str(program)))
     program.unlink()
     os.symlink("elsewhere", program)
     for path, number in ((str(program), errno.ELOOP), ("/absent.bpf", errno.ENOENT)):

@@ -160,7 +160,7 @@ def warm_profile(host: Host) -> None:
     """Have the programs of pause and of an ordinary container compiled before the first asks."""
     for capabilities in ((), plan_capabilities((), (), privileged=False, bounding=host.facts.bounding)["bounding"]):
         try:
-            host.profiles.path(capabilities)
+            host.profiles.default(capabilities)
         except Fault as fault:
             LOG.warning("the default seccomp profile cannot be compiled: %s", fault)
 

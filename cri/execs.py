@@ -67,13 +67,15 @@ async def start_exec(
     plan = plan_in_force(decode(record.plan, ContainerPlan), api.LinuxContainerResources.FromString(record.resources))
     number = host.next_exec()
     name = f"exec-{number}"
+    program = host.profiles.of_container(plan)
     command = plan_exec(plan, cmd, tty=tty, n=number)
     asked: ExecRequest = {
         "container": record.id,
         "exec": name,
         "process": command.process,
         "cgroup": tree.create_exec(host.layout, plan.cgroup, name),
-        "seccomp": host.seccomp_program(command.seccomp, command.process["capabilities"]["bounding"]),
+        "seccomp": program.path,
+        "seccomp_flags": program.flags,
         "stdin": stdin and not tty,
         "timeout": timeout or None,
     }

@@ -12,7 +12,7 @@ import contextlib
 import itertools
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -235,10 +235,6 @@ class Host:
         if self.offers is None:
             raise Unavailable("the streaming server does not run")
         return self.offers.offer(ticket)
-
-    def seccomp_program(self, kind: str | None, capabilities: Sequence[str]) -> str | None:
-        """The file of the compiled profile, None for unconfined."""
-        return None if kind is None else self.profiles.path(capabilities)
 
     def forget(self, id: str) -> None:
         """The object is removed: nothing in memory refers to it any more."""

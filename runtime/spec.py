@@ -97,6 +97,30 @@ class DeviceRule(TypedDict):
     access: NotRequired[str]
 
 
+class SeccompArg(TypedDict):
+    index: int
+    value: int
+    valueTwo: int
+    op: str
+
+
+class SeccompCall(TypedDict):
+    names: list[str]
+    action: str
+    errnoRet: NotRequired[int]
+    args: NotRequired[list[SeccompArg]]
+
+
+class Seccomp(TypedDict):
+    """A profile of type Localhost (OCI ``linux.seccomp``), without what does not apply to its container."""
+
+    defaultAction: str
+    defaultErrnoRet: NotRequired[int]
+    architectures: list[str]
+    flags: list[str]
+    syscalls: list[SeccompCall]
+
+
 class Linux(TypedDict):
     namespaces: list[Namespace]
     devices: list[Device]
@@ -106,6 +130,7 @@ class Linux(TypedDict):
     readonlyPaths: list[str]
     rootfsPropagation: str
     deviceRules: NotRequired[list[DeviceRule]]
+    seccomp: NotRequired[Seccomp]
 
 
 class Spec(TypedDict):

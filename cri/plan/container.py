@@ -35,6 +35,7 @@ from runtime.spec import (
     ResolvedUser,
     Root,
     Rootfs,
+    Seccomp,
     Spec,
     StartRequest,
     Volume,
@@ -56,8 +57,9 @@ class ContainerPlan(msgspec.Struct, frozen=True, kw_only=True):
     """A container, planned. ``spec`` is its ``config.json``.
 
     ``pid_mode`` is pod, container, node or target (then ``target`` is set).
-    ``log_path`` is absolute and below ``log_directory``, None for no log. ``seccomp`` is ``runtime/default`` or
-    None; the profile depends on ``spec.process.capabilities`` too. ``stop_signal`` is a
+    ``log_path`` is absolute and below ``log_directory``, None for no log. ``seccomp`` is the
+    kind of its profile (``cri.plan.security``): RuntimeDefault depends on ``spec.process.capabilities`` too, one of
+    type Localhost is ``spec.linux.seccomp``. ``stop_signal`` is a
     number. ``staging`` is the empty directory that the root is mounted on.
     """
 
@@ -86,7 +88,6 @@ class ExecPlan(msgspec.Struct, frozen=True, kw_only=True):
 
     process: Process
     cgroup: str
-    seccomp: str | None
 
 
 def plan_container(
@@ -97,8 +98,9 @@ def plan_container(
     ids: ContainerIds,
     facts: HostFacts,
     devices: DeviceFacts,
+    profile: Seccomp | None = None,
 ) -> ContainerPlan:
-    """The plan of a container whose request was validated.
+    """The plan of a container whose request was validated; ``profile`` is the seccomp profile of type Localhost.
 
     Raises:
         InvalidArgument: neither request nor image has a command.
@@ -110,6 +112,8 @@ def plan_container(
     mode = plan_pid_mode(context.namespace_options.pid, pod)
     process = plan_process(config, image, user, _plan_capabilities(context, facts), pod.hostname)
     linux = _plan_linux(context, pod, ids.id, mounts, nodes, facts)
+    if profile is not None:
+        linux["seccomp"] = profile
     return ContainerPlan(
         id=ids.id,
         sandbox_id=pod.id,
@@ -154,7 +158,6 @@ def plan_exec(container: ContainerPlan, cmd: Sequence[str], *, tty: bool, n: int
     return ExecPlan(
         process=exec_process(container.spec["process"], cmd, tty=tty),
         cgroup=f"{container.cgroup}/exec-{n}",
-        seccomp=container.seccomp,
     )
 
 
@@ -174,8 +177,9 @@ def start_request(
     cgroup: CgroupDirs,
     seccomp: str | None,
     memory_events: str | None,
+    flags: int = 0,
 ) -> StartRequest:
-    """What the monitor is told; ``seccomp`` is the path of the compiled profile or None."""
+    """What the monitor is told; ``seccomp`` is the path of the compiled profile or None, ``flags`` go with it."""
     return StartRequest(
         container=plan.id,
         spec=plan.spec,
@@ -186,6 +190,7 @@ def start_request(
         pid_mode=plan.pid_mode,
         target=plan.target,
         seccomp=seccomp,
+        seccomp_flags=flags,
         log_path=plan.log_path,
         log_directory=plan.log_directory,
         stdin=plan.stdin,
@@ -227,6 +232,11 @@ def _plan_linux(
         rootfsPropagation=mounts.rootfs_propagation,
         deviceRules=list(nodes.rules),
     )
+
+
+def plan_bounding(context: api.LinuxContainerSecurityContext, facts: HostFacts) -> list[str]:
+    """The capabilities beyond which no process of the container gets."""
+    return _plan_capabilities(context, facts)["bounding"]
 
 
 def _plan_capabilities(context: api.LinuxContainerSecurityContext, facts: HostFacts) -> Capabilities:

@@ -21,7 +21,7 @@ from cri.settings import Settings
 from network.bandwidth import Bandwidth, plan_bandwidth
 from proto import api_pb2 as api
 from runtime.cgroups.resources import Resources, plan_writes
-from runtime.spec import CgroupDirs, SandboxRequest, User
+from runtime.spec import CgroupDirs, SandboxRequest, Seccomp, User
 
 SHM_SIZE = 64 << 20
 """Bytes of a pod's own /dev/shm, as containerd and Docker have it."""
@@ -46,10 +46,12 @@ class SandboxIds(msgspec.Struct, frozen=True):
 
 
 class PausePlan(msgspec.Struct, frozen=True, kw_only=True):
-    """The pause process. ``seccomp`` is ``runtime/default`` or None."""
+    """The pause process. ``seccomp`` is the kind of its profile (``cri.plan.security``), ``profile`` that
+    of the kind Localhost."""
 
     user: User
     seccomp: str | None
+    profile: Seccomp | None = None
     no_new_privileges: bool = True
     oom_score_adj: int = PAUSE_OOM_SCORE_ADJ
 
@@ -117,8 +119,10 @@ def plan_sandbox(
     *,
     parent_exists: bool,
     provider: str = BRIDGE,
+    profile: Seccomp | None = None,
 ) -> SandboxPlan:
-    """The plan of a pod whose request was validated; ``provider`` is that of pods with a network of their own.
+    """The plan of a pod whose request was validated; ``provider`` is that of pods with a network of their own,
+    ``profile`` the seccomp profile of type Localhost.
 
     ``parent_exists``: whether ``cgroup_parent(config, ids)`` is there already; one that
     somebody else made is never removed, nor limited.
@@ -149,7 +153,7 @@ def plan_sandbox(
         files=plan_files(config, hostname, own_network=network == POD),
         shm=f"{directory}/shm" if ipc == POD else "/dev/shm",
         shm_size=SHM_SIZE if ipc == POD else None,
-        pause=PausePlan(user=_plan_pause_user(context), seccomp=plan_seccomp(context)),
+        pause=PausePlan(user=_plan_pause_user(context), seccomp=plan_seccomp(context), profile=profile),
         privileged=context.privileged,
         log_directory=config.log_directory,
         limits=_plan_limits(config.linux, facts) if owned and parent != "/" else None,
@@ -158,8 +162,8 @@ def plan_sandbox(
     )
 
 
-def sandbox_request(plan: SandboxPlan, cgroup: CgroupDirs, seccomp: str | None) -> SandboxRequest:
-    """What the monitor is told; ``seccomp`` is the path of the compiled profile or None."""
+def sandbox_request(plan: SandboxPlan, cgroup: CgroupDirs, seccomp: str | None, flags: int = 0) -> SandboxRequest:
+    """What the monitor is told; ``seccomp`` is the path of the compiled profile or None, ``flags`` go with it."""
     return SandboxRequest(
         namespaces=list(plan.namespaces),
         hostname=plan.hostname if "uts" in plan.namespaces else "",
@@ -168,6 +172,7 @@ def sandbox_request(plan: SandboxPlan, cgroup: CgroupDirs, seccomp: str | None) 
         user=plan.pause.user,
         no_new_privileges=plan.pause.no_new_privileges,
         seccomp=seccomp,
+        seccomp_flags=flags,
         oom_score_adj=plan.pause.oom_score_adj,
     )
 

@@ -14,23 +14,33 @@ from collections.abc import Iterable
 from cri.plan.paths import clean
 from proto import api_pb2 as api
 
-RUNTIME_DEFAULT = "runtime/default"
-"""The only kind of seccomp profile that a plan names; None is unconfined."""
+RUNTIME_DEFAULT, LOCALHOST = "runtime/default", "localhost"
+"""The kinds of seccomp profile that a plan names; None is unconfined."""
+
+DEPRECATED_LOCALHOST = "localhost/"
+"""What a profile's path has in front of it in ``seccomp_profile_path``."""
 
 DEPRECATED_DEFAULTS = frozenset({RUNTIME_DEFAULT, "docker/default"})
+
+_KINDS: dict[int, str] = {
+    api.SecurityProfile.RuntimeDefault: RUNTIME_DEFAULT,
+    api.SecurityProfile.Localhost: LOCALHOST,
+}
 
 SecurityContext = api.LinuxSandboxSecurityContext | api.LinuxContainerSecurityContext
 
 
 def plan_seccomp(context: SecurityContext) -> str | None:
-    """``runtime/default`` or None; the deprecated string counts only without a profile.
+    """RUNTIME_DEFAULT, LOCALHOST or None; the deprecated string counts only without a profile.
 
     A profile message without a type is RuntimeDefault (type 0); none at all is unconfined.
     """
     if context.privileged:
         return None
     if context.HasField("seccomp"):
-        return RUNTIME_DEFAULT if context.seccomp.profile_type == api.SecurityProfile.RuntimeDefault else None
+        return _KINDS.get(context.seccomp.profile_type)
+    if context.seccomp_profile_path.startswith(DEPRECATED_LOCALHOST):
+        return LOCALHOST
     return RUNTIME_DEFAULT if context.seccomp_profile_path in DEPRECATED_DEFAULTS else None
 
 

@@ -1,6 +1,6 @@
 """CreateContainer: a container is planned, its places are made, its init waits.
 
-validate -> reserve, join or adopt -> image and user -> plan -> record the intent
+validate, read a seccomp profile of the node's -> reserve, join or adopt -> image and user -> plan -> record the intent
 -> directories, cgroup, an init that waits to be released -> record CREATED.
 
 Invariant: under the pod's lock, so that its stop never misses a container.
@@ -15,12 +15,12 @@ from cri import intent
 from cri.facts import read_device_facts
 from cri.host import Host
 from cri.images import Entry
-from cri.plan.container import ContainerIds, ContainerPlan, plan_container
+from cri.plan.container import ContainerIds, ContainerPlan, plan_bounding, plan_container
 from cri.plan.document import decode, encode
 from cri.plan.resources import told_resources
 from cri.plan.sandbox import SandboxPlan
 from cri.plan.user import user_question
-from cri.profile_files import check_profile_file
+from cri.profile_files import read_profile
 from cri.propagation import check_propagation
 from cri.state.journal import Operation
 from cri.state.records import ContainerRecord, ContainerState, SandboxRecord, SandboxState
@@ -31,7 +31,7 @@ from cri.validate.container import PodFacts, validate_create_container
 from proto import api_pb2 as api
 from runtime.cgroups.in_force import read_in_force
 from runtime.errors import FailedPrecondition, InvalidArgument, NotFound
-from runtime.spec import ResolvedUser
+from runtime.spec import ResolvedUser, Seccomp
 from runtime.steps import Stage
 
 
@@ -39,29 +39,37 @@ async def create_container(
     host: Host, request: api.CreateContainerRequest, context: Any
 ) -> api.CreateContainerResponse:
     sandbox = host.store.sandboxes.get(request.pod_sandbox_id)
-    check_profile_file(request.config.linux.security_context)
     validate_create_container(request, pod_facts(host, sandbox), host.facts)
     check_propagation(request.config)
+    context_ = request.config.linux.security_context
+    profile = await read_profile(context_, host.profiles, plan_bounding(context_, host.facts))
     meta = request.config.metadata
     key = container_key(sandbox.id, meta.name, meta.attempt)
 
     async def work(operation: Operation) -> None:
         async with host.lock(sandbox.id):
-            await make_container(host, request.config, sandbox.id, operation)
+            await make_container(host, request.config, sandbox.id, operation, profile)
 
     id = await intent.run(host, context, key, request, work)
     return api.CreateContainerResponse(container_id=id)
 
 
-async def make_container(host: Host, config: api.ContainerConfig, sandbox_id: str, operation: Operation) -> None:
+async def make_container(
+    host: Host, config: api.ContainerConfig, sandbox_id: str, operation: Operation, profile: Seccomp | None
+) -> None:
     """The work behind the RPC, with the pod's lock held."""
     image = host.images.require(config.image)
     with host.images.hold(image.record):
-        await make_from_image(host, config, sandbox_id, image, operation)
+        await make_from_image(host, config, sandbox_id, image, operation, profile)
 
 
 async def make_from_image(
-    host: Host, config: api.ContainerConfig, sandbox_id: str, image: Entry, operation: Operation
+    host: Host,
+    config: api.ContainerConfig,
+    sandbox_id: str,
+    image: Entry,
+    operation: Operation,
+    profile: Seccomp | None,
 ) -> None:
     sandbox = ready_sandbox(host, sandbox_id)
     id = operation.object_id
@@ -74,6 +82,7 @@ async def make_from_image(
         ContainerIds(id, host.container_directory(id), target),
         host.facts,
         read_device_facts(config),
+        profile,
     )
     steps = plan_create_steps(plan)
 

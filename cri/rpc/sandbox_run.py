@@ -1,6 +1,6 @@
 """RunPodSandbox: a pod is born. Read this page to see how.
 
-validate -> reserve, join or adopt -> take a blank pod (``cri.pool``) if one is
+validate, read a seccomp profile of the node's -> reserve, join or adopt -> take a blank pod (``cri.pool``) if one is
 ready -> plan -> record the intent -> apply the steps of ``cri.steps.sandbox`` that
 the blank pod has not behind it -> record READY.
 
@@ -22,7 +22,7 @@ from cri.host import Host
 from cri.plan.document import encode
 from cri.plan.network import plan_ports
 from cri.plan.sandbox import SandboxIds, SandboxPlan, cgroup_parent, plan_sandbox
-from cri.profile_files import check_profile_file
+from cri.profile_files import read_profile
 from cri.state.journal import Operation
 from cri.state.records import MonitorRecord, SandboxRecord, SandboxState
 from cri.state.store import sandbox_key
@@ -31,17 +31,18 @@ from cri.timeline import to_records
 from cri.validate.sandbox import validate_run_pod_sandbox
 from proto import api_pb2 as api
 from runtime.cgroups import tree
+from runtime.spec import Seccomp
 from runtime.steps import Stage
 
 
 async def run_pod_sandbox(host: Host, request: api.RunPodSandboxRequest, context: Any) -> api.RunPodSandboxResponse:
-    check_profile_file(request.config.linux.security_context)
     validate_run_pod_sandbox(request, host.facts)
+    profile = await read_profile(request.config.linux.security_context, host.profiles, ())
     meta = request.config.metadata
     key = sandbox_key(meta.name, meta.namespace, meta.uid, meta.attempt)
 
     async def work(operation: Operation) -> None:
-        await make_sandbox(host, request, operation)
+        await make_sandbox(host, request, operation, profile)
 
     id = await intent.run(host, context, key, request, work, lambda: new_id(host, request.config))
     return api.RunPodSandboxResponse(pod_sandbox_id=id)
@@ -60,14 +61,24 @@ def fits_blank(config: api.PodSandboxConfig) -> bool:
     return own and not any(port.host_port for port in config.port_mappings)
 
 
-async def make_sandbox(host: Host, request: api.RunPodSandboxRequest, operation: Operation) -> None:
+async def make_sandbox(
+    host: Host, request: api.RunPodSandboxRequest, operation: Operation, profile: Seccomp | None
+) -> None:
     """The work behind the RPC, which outlives its caller."""
     ids = SandboxIds(operation.object_id, host.instance)
     blank = host.pods.get(ids.id)
     try:
         exists = tree.exists(host.layout, cgroup_parent(request.config, ids))
         provider = (blank and blank.provider) or host.provider
-        plan = plan_sandbox(request.config, ids, host.settings, host.facts, parent_exists=exists, provider=provider)
+        plan = plan_sandbox(
+            request.config,
+            ids,
+            host.settings,
+            host.facts,
+            parent_exists=exists,
+            provider=provider,
+            profile=profile,
+        )
     except BaseException:
         if blank:
             await host.pool.drop(ids.id)

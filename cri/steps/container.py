@@ -185,12 +185,14 @@ async def discard_prepared(host: Host, sandbox: str, container: str) -> None:
 
 def request_of(host: Host, plan: ContainerPlan, layers: tuple[str, ...], mountpoints: str) -> StartRequest:
     """What the monitor is asked for; ``mountpoints`` is the key of a layer over ``layers``, or empty."""
+    program = host.profiles.of_container(plan)
     return start_request(
         plan,
         [*host.mountpoints.lowerdirs(mountpoints), *host.images.lowerdirs(layers)],
         cgroup_layout.dirs(host.layout, plan.cgroup),
-        host.seccomp_program(plan.seccomp, plan.spec["process"]["capabilities"]["bounding"]),
+        program.path,
         cgroup_layout.memory_events(host.layout, plan.cgroup),
+        program.flags,
     )
 
 

@@ -130,8 +130,8 @@ class CreateNamespaces(msgspec.Struct, frozen=True, tag="create_namespaces"):
     async def apply(self, host: Host) -> None:
         pod = host.pods[self.sandbox]
         cgroup = cgroup_layout.dirs(host.layout, self.plan.pause_cgroup)
-        seccomp = host.seccomp_program(self.plan.pause.seccomp, ())
-        made = await pod.monitor.sandbox(sandbox_request(self.plan, cgroup, seccomp))
+        program = host.profiles.of_pause(self.plan.pause)
+        made = await pod.monitor.sandbox(sandbox_request(self.plan, cgroup, program.path, program.flags))
         pod.pause_pid = made.pause_pid
         pod.namespaces.update(made.namespaces)
         pod.netlink = pod.netlink if made.netlink is None else made.netlink

@@ -3,14 +3,15 @@
 Shape first, then what crisp or the host does not have; nothing that was asked for
 is ever run unconfined instead.
 
-Invariant: after these checks ``cri.plan.security`` can only choose RuntimeDefault or
-unconfined, and unconfined only where that was asked for or nothing was.
+Invariant: after these checks ``cri.plan.security`` chooses unconfined only where that was asked
+for or nothing was. Files are not looked at: ``cri.profile_files`` does that.
 """
 
 from __future__ import annotations
 
 from cri.plan.facts import HostFacts
 from cri.plan.security import DEPRECATED_DEFAULTS, SecurityContext
+from cri.plan.security import DEPRECATED_LOCALHOST as LOCALHOST
 from cri.validate.text import CONTROL, check_choice, check_path, not_yet, refuse, show
 from proto import api_pb2 as api
 from runtime.errors import FailedPrecondition
@@ -21,7 +22,6 @@ TYPES = {
     int(api.SecurityProfile.Localhost): "Localhost",
 }
 UNCONFINED = "unconfined"
-LOCALHOST = "localhost/"
 
 
 def check_profiles(context: SecurityContext, host: HostFacts, field: str) -> None:
@@ -49,9 +49,7 @@ def check_seccomp(context: SecurityContext, host: HostFacts, field: str) -> None
             check_path(context.seccomp_profile_path.removeprefix(LOCALHOST), where)
     if context.privileged:
         return
-    if kind == api.SecurityProfile.Localhost:
-        raise not_yet(where, "seccomp Localhost profiles")
-    if kind == api.SecurityProfile.RuntimeDefault and not host.seccomp:
+    if kind in (api.SecurityProfile.RuntimeDefault, api.SecurityProfile.Localhost) and not host.seccomp:
         raise FailedPrecondition("the kernel has no seccomp filters", object=where)
 
 

@@ -16,15 +16,16 @@ is left out (refused) and named in the notes.
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from runtime.linux import libseccomp
 from runtime.seccomp import table
 from runtime.seccomp.assemble import EQUAL, FROM, Graph, Node
 from runtime.seccomp.decide import Ranges, arguments, overlay, scattered, search, unlike
-from runtime.seccomp.profile import Arg, Rule, Rules
+from runtime.seccomp.profile import NEWEST_NAMED, Arg, Rule, Rules
 
-FORMAT = 2
+FORMAT = 3
 """Raised with every change of what the same rules compile to; part of the cache's key."""
 
 _NR, _ARCH = 0, 4  # offsets in struct seccomp_data
@@ -86,10 +87,17 @@ def _table(graph: Graph, rules: Rules, arch: str, unknown: set[str]) -> Ranges:
     calls = _by_number(rules, arch, unknown)
     decided = {number: _decide(graph, found, default, arch in _WIDE) for number, found in calls.items()}
     ranges = scattered(decided, default)
-    if rules.newest:
+    newest = _newest_named(rules, arch, calls) if rules.newest == NEWEST_NAMED else rules.newest
+    if newest:
         newer = graph.answer(libseccomp.act_errno(errno.ENOSYS))
-        ranges = overlay(ranges, rules.newest + 1, _ARM_PRIVATE - 1, newer)
+        ranges = overlay(ranges, newest + 1, _ARM_PRIVATE - 1, newer)
     return ranges
+
+
+def _newest_named(rules: Rules, arch: str, calls: Iterable[int]) -> int:
+    """The highest number of a call that is spoken of, 0 for none."""
+    named = (_number(name, arch) or 0 for name in rules.named)
+    return max((number for number in (*calls, *named) if number < _ARM_PRIVATE), default=0)
 
 
 def _decide(graph: Graph, rules: list[Rule], default: Node, wide: bool) -> Node:

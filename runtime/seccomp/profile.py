@@ -21,6 +21,9 @@ from runtime.seccomp import table
 ARCHES = {"x86_64": ("x86_64", "x86", "x32"), "aarch64": ("aarch64", "arm")}
 """By machine (uname -m): what its kernel can execute."""
 
+NEWEST_NAMED = -1
+"""See ``Rules.newest``."""
+
 
 @dataclass(frozen=True, slots=True)
 class Arg:
@@ -45,12 +48,14 @@ class Rule:
 @dataclass(frozen=True, slots=True)
 class Rules:
     """A whole profile: ``default`` is the action where no rule matches. A call above number
-    ``newest`` answers ENOSYS (0: it gets the default like any other)."""
+    ``newest`` answers ENOSYS (0: it gets the default like any other; NEWEST_NAMED: above all
+    that the rules and ``named``, names without a rule, are about)."""
 
     default: int
     arches: tuple[str, ...]
     rules: tuple[Rule, ...]
     newest: int = 0
+    named: tuple[str, ...] = ()
 
 
 def plan_profile(capabilities: Iterable[str], arch: str, kernel: tuple[int, int]) -> Rules:

@@ -148,7 +148,7 @@ async def test_what_the_host_cannot_give_at_start_is_logged_and_it_serves(
         raise Fault("made to fail too")
 
     monkeypatch.setattr(BridgeProvider, "prepare", no_bridge)
-    monkeypatch.setattr(Profiles, "path", no_profile)
+    monkeypatch.setattr(Profiles, "default", no_profile)
     async with running(settings, lambda: settings, monkeypatch):
         await wait_said(caplog, "the default seccomp profile cannot be compiled: made to fail too")
         await wait_said(caplog, "the network is not ready: prepare the bridge: made to fail")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from pathlib import Path
 
 import pytest
 
@@ -81,13 +80,6 @@ async def test_stages_go_to_the_record_and_to_the_metrics(crisp: Crisp) -> None:
     total = crisp.host.metrics.registry.get_sample_value("crisp_stage_duration_seconds_sum", labels)
     assert stages == [stage] and total == 2.0
     assert run.host is crisp.host and run.failpoints is crisp.host.failpoints
-
-
-async def test_an_unconfined_container_has_no_seccomp_program(crisp: Crisp) -> None:
-    assert crisp.host.seccomp_program(None, ()) is None
-    program = crisp.host.seccomp_program("default", ())
-    assert program is not None and Path(program).stat().st_size % 8 == 0
-    assert Path(program).is_relative_to(crisp.host.root)
 
 
 async def test_nothing_refers_to_a_removed_pod_or_container(crisp: Crisp) -> None:

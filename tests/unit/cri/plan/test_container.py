@@ -12,6 +12,7 @@ from google.protobuf import text_format
 from cri.plan.container import (
     ContainerIds,
     ContainerPlan,
+    plan_bounding,
     plan_container,
     plan_exec,
     plan_log_path,
@@ -25,7 +26,7 @@ from proto import api_pb2 as api
 from runtime.cgroups.devices import ALL_DEVICES, DEFAULT_RULES
 from runtime.errors import FailedPrecondition, InvalidArgument
 from runtime.images.config import ImageConfig
-from runtime.spec import CgroupDirs, ResolvedUser
+from runtime.spec import CgroupDirs, ResolvedUser, Seccomp
 
 ID = "c" * 64
 USER = ResolvedUser(uid=0, gid=0, additionalGids=[], home="/root")
@@ -176,9 +177,25 @@ def test_an_exec_has_its_own_cgroup_below(plan: Planner) -> None:
     made = plan(CONTEXT % "seccomp {}")
     run = plan_exec(made, ["ls"], tty=False, n=4)
     assert run.cgroup == f"/kubepods/pod1/{ID}/exec-4"
-    assert run.seccomp == "runtime/default"
     assert run.process["args"] == ["ls"]
     assert run.process["capabilities"] == made.spec["process"]["capabilities"]
+
+
+def test_a_seccomp_profile_of_the_nodes_is_in_the_document(plan: Planner) -> None:
+    profile = Seccomp(defaultAction="SCMP_ACT_ALLOW", architectures=["SCMP_ARCH_X86_64"], flags=[], syscalls=[])
+    config = text_format.Parse(
+        CONTEXT % "seccomp { profile_type: Localhost localhost_ref: '/p' }", api.ContainerConfig()
+    )
+    names = ContainerIds(ID, f"/lib/containers/{ID}")
+    made = plan_container(config, plan.pod, plan.image, USER, names, plan.host, plan.devices, profile)
+    assert made.seccomp == "localhost" and made.spec["linux"]["seccomp"] == profile
+    assert decode(encode(made), ContainerPlan) == made
+    assert start_request(made, [], CgroupDirs(v1=[], v2=None), "/p.bpf", None, 2)["seccomp_flags"] == 2
+
+
+def test_the_bounding_set_is_known_before_the_plan(plan: Planner) -> None:
+    context = api.LinuxContainerSecurityContext()
+    assert plan_bounding(context, plan.host) == plan().spec["process"]["capabilities"]["bounding"]
 
 
 def test_a_plan_survives_its_json(plan: Planner) -> None:

@@ -13,16 +13,16 @@ from network.bandwidth import EGRESS, INGRESS, Bandwidth
 from proto import api_pb2 as api
 from runtime.cgroups.resources import Resources
 from runtime.errors import FailedPrecondition
-from runtime.spec import CgroupDirs
+from runtime.spec import CgroupDirs, Seccomp
 
 ID = "5" * 64
 IDS = SandboxIds(ID, "0a1b2c3d")
 OPTIONS = "linux { security_context { namespace_options { %s } } }"
 
 
-def plan(host: HostFacts, text: str = "", *, parent_exists: bool = True) -> SandboxPlan:
+def plan(host: HostFacts, text: str = "", *, parent_exists: bool = True, profile: Seccomp | None = None) -> SandboxPlan:
     config = text_format.Parse(text, api.PodSandboxConfig())
-    return plan_sandbox(config, IDS, Settings(state="/run/c"), host, parent_exists=parent_exists)
+    return plan_sandbox(config, IDS, Settings(state="/run/c"), host, parent_exists=parent_exists, profile=profile)
 
 
 def test_an_empty_configuration_is_a_pod_with_everything_of_its_own(host: HostFacts) -> None:
@@ -132,7 +132,7 @@ def test_the_request_to_the_monitor_carries_the_security_context(host: HostFacts
     made = plan(host, text)
     assert made.pause.seccomp == "runtime/default"
     cgroup = CgroupDirs(v1=[], v2="/sys/fs/cgroup/x")
-    assert sandbox_request(made, cgroup, "/cache/p.bpf") == {
+    assert sandbox_request(made, cgroup, "/cache/p.bpf", 4) == {
         "namespaces": ["network", "ipc", "uts", "pid"],
         "hostname": "web",
         "sysctls": made.sysctls,
@@ -140,9 +140,17 @@ def test_the_request_to_the_monitor_carries_the_security_context(host: HostFacts
         "user": {"uid": 7, "gid": 8, "additionalGids": [9]},
         "no_new_privileges": True,
         "seccomp": "/cache/p.bpf",
+        "seccomp_flags": 4,
         "oom_score_adj": -998,
     }
     assert made.sysctls["kernel.sem"] == "1 2 3 4"
+
+
+def test_a_profile_of_the_nodes_is_kept_with_pause(host: HostFacts) -> None:
+    profile = Seccomp(defaultAction="SCMP_ACT_ALLOW", architectures=["SCMP_ARCH_X86_64"], flags=[], syscalls=[])
+    text = "linux { security_context { seccomp { profile_type: Localhost localhost_ref: '/p' } } }"
+    made = plan(host, text, profile=profile)
+    assert (made.pause.seccomp, made.pause.profile) == ("localhost", profile)
 
 
 def test_without_its_own_uts_no_hostname_is_set(host: HostFacts) -> None:

@@ -20,6 +20,9 @@ from proto import api_pb2 as api
         ("seccomp_profile_path: 'docker/default'", "runtime/default"),
         ("seccomp_profile_path: 'unconfined'", None),
         ("privileged: true seccomp {}", None),
+        ("seccomp { profile_type: Localhost localhost_ref: '/p' }", "localhost"),
+        ("seccomp_profile_path: 'localhost//p'", "localhost"),
+        ("privileged: true seccomp { profile_type: Localhost localhost_ref: '/p' }", None),
     ],
 )
 def test_the_profile_is_what_was_asked_for(text: str, kind: str | None) -> None:

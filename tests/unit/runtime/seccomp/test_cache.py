@@ -6,13 +6,49 @@ from pathlib import Path
 
 import pytest
 
-from runtime.errors import HostFault
+from runtime.errors import FailedPrecondition, HostFault
+from runtime.linux import libseccomp
 from runtime.linux.libseccomp import ACT_ALLOW, act_errno
 from runtime.seccomp import cache
 from runtime.seccomp.compile import Compiled
 from runtime.seccomp.profile import Rule, Rules
+from runtime.spec import Seccomp
 
 RULES = Rules(act_errno(1), ("x86_64",), (Rule(("read", "no_such_call"), ACT_ALLOW),))
+PROFILE: Seccomp = {
+    "defaultAction": "SCMP_ACT_ALLOW",
+    "architectures": ["SCMP_ARCH_X86_64"],
+    "flags": [],
+    "syscalls": [{"names": ["bpf"], "action": "SCMP_ACT_ERRNO"}],
+}
+
+
+def test_a_nodes_profile_is_compiled_once_and_known_by_its_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = cache.ensure_profile(str(tmp_path), PROFILE)
+    assert Path(first.path).name == f"{cache.key_of_profile(PROFILE, libseccomp.version())}.bpf"
+    monkeypatch.setattr(cache, "compile_profile", None)
+    assert cache.ensure_profile(str(tmp_path), {**PROFILE}) == cache.Cached(first.path)
+    keys = {
+        cache.key_of_profile(PROFILE, (2, 5, 4)),
+        cache.key_of_profile(PROFILE, (2, 6, 0)),
+        cache.key_of_profile({**PROFILE, "defaultErrnoRet": 1}, (2, 5, 4)),
+        cache.key_of_profile({**PROFILE, "architectures": ["SCMP_ARCH_X86"]}, (2, 5, 4)),
+        cache.key_of_profile({**PROFILE, "syscalls": []}, (2, 5, 4)),
+    }
+    assert len(keys) == 5
+
+
+def test_the_oldest_programs_give_way_to_new_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "_MAX_FILES", 3)
+    (tmp_path / "other").touch()
+    made = []
+    for number in range(5):
+        made.append(cache.ensure(str(tmp_path), replace(RULES, default=act_errno(number))).path)
+        os.utime(made[-1], (number, number))
+    assert sorted(map(str, tmp_path.glob("*.bpf"))) == sorted(made[-3:])
+    assert (tmp_path / "other").exists()
 
 
 def test_a_program_is_compiled_once_and_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,7 +103,7 @@ def test_what_is_not_a_whole_private_program_is_written_anew(tmp_path: Path, dam
 def test_a_program_too_long_for_the_kernel_is_never_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for size in (0, 8 * 4097):
         monkeypatch.setattr(cache, "compile_profile", lambda rules, size=size: Compiled(bytes(size), ()))
-        with pytest.raises(HostFault, match="too long for the kernel"):
+        with pytest.raises(FailedPrecondition, match="instructions, and the kernel takes 4096"):
             cache.ensure(str(tmp_path), RULES)
     assert os.listdir(tmp_path) == []
 

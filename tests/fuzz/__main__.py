@@ -4,7 +4,7 @@
     python -m tests.fuzz spdy --seed 7 --case 1234      one case again, as the report of a failure says
 
 A case is made from the seed and its number alone. It passes if the parser takes it or refuses it
-as it says it does, within its bounds (``tests.fuzz.parsers``).
+as it says it does, within its bounds (``parsers``, ``content``).
 
 Invariant: exit status 0 only if no case of any parser failed.
 """
@@ -19,8 +19,11 @@ import sys
 import time
 import traceback
 
+from tests.fuzz.content import CONTENT
 from tests.fuzz.mutation import mutate
 from tests.fuzz.parsers import PARSERS, Parser
+
+EVERY = {**PARSERS, **CONTENT}
 
 SLOW = 2.0
 """Seconds that no case may take; each is a few kilobytes."""
@@ -28,12 +31,12 @@ SLOW = 2.0
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tests.fuzz", description="feed parsers with mutated bytes")
-    parser.add_argument("parser", choices=["all", *PARSERS])
+    parser.add_argument("parser", choices=["all", *EVERY])
     parser.add_argument("--seconds", type=float, default=20, help="for each parser (default 20)")
     parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000)
     parser.add_argument("--case", type=int, help="this one alone")
     options = parser.parse_args()
-    names = list(PARSERS) if options.parser == "all" else [options.parser]
+    names = list(EVERY) if options.parser == "all" else [options.parser]
     failed = sum(not run(name, options.seed, options.seconds, options.case) for name in names)
     print(f"{len(names) - failed} passed, {failed} failed")
     return 1 if failed else 0
@@ -41,7 +44,7 @@ def main() -> int:
 
 def run(name: str, seed: int, seconds: float, case: int | None) -> bool:
     """Cases of one parser until the time is over; whether all passed."""
-    parser = PARSERS[name]()
+    parser = EVERY[name]()
     began = time.monotonic()
     number = case or 0
     with contextlib.closing(parser), asyncio.Runner() as runner:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from cri.failpoints import Failpoints
 from cri.metrics import Metrics
 from cri.settings import RegistrySettings
 from cri.state.images import ImageTable
-from cri.state.records import ImageRecord
+from cri.state.records import ContainerRecord, ImageRecord
 from cri.state.store import Store
 from cri.tasks import Tasks
 from proto import api_pb2 as api
@@ -74,7 +75,7 @@ class Images:
             table,
             runner,
             spawn=tasks.spawn,
-            layers_in_use=lambda: {layer for record in store.containers.values() for layer in record.layers},
+            layers_in_use=lambda: layers_in_use(store.containers.values()),
             codec_path=codec_path(),
             failpoints=failpoints,
         )
@@ -94,8 +95,8 @@ class Images:
         """By reference, id, shortened id or digest; raises InvalidArgument for no reference."""
         return self._store.resolve(name)
 
-    def require(self, spec: api.ImageSpec) -> Entry:
-        """The image that a container names.
+    def require(self, spec: api.ImageSpec, field: str = "config.image") -> Entry:
+        """The image that a container names in ``field``.
 
         Raises:
             InvalidArgument: none is named.
@@ -103,7 +104,7 @@ class Images:
         """
         name = spec.image or spec.image_ref
         if not name:
-            raise InvalidArgument("no image is named", object="config.image")
+            raise InvalidArgument("no image is named", object=field)
         found = self.resolve(name)
         if found is None:
             raise NotFound("is not on this node; pull it first", object=f"image {name}")
@@ -175,6 +176,11 @@ class Images:
 
     def usage(self) -> FilesystemUsage:
         return self._store.usage()
+
+
+def layers_in_use(containers: Iterable[ContainerRecord]) -> set[str]:
+    """The chain ids that ``containers`` stack or have as volumes."""
+    return {layer for record in containers for layer in (*record.layers, *record.volume_layers)}
 
 
 def codec_path() -> str:

@@ -84,7 +84,7 @@ def container_essence(request: StartRequest) -> Any:
     hostname = "" if "uts" in _joined(request) else spec["hostname"]
     return {
         "spec": {**{key: spec[key] for key in ("process", "root", "mounts")}, "hostname": hostname, "linux": read},
-        **{key: request[key] for key in ("rootfs", "volumes", "missing_sources", "cgroup", "stdin")},
+        **{key: request[key] for key in ("rootfs", "volumes", "images", "missing_sources", "cgroup", "stdin")},
     }
 
 

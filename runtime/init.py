@@ -57,6 +57,7 @@ def plan_init(request: StartRequest, seccomp: Filter | None, joined: frozenset[s
         opened = compose.open_mounts(script, request)
     with script.step("enter the namespaces"):
         _enter_namespaces(script, spec, joined)
+    compose.open_images(script, request, opened)
     with script.step("mount the root filesystem"):
         root = overlay.mount_root(script, request["rootfs"])
     compose.mount_all(script, root, spec, opened)

@@ -22,6 +22,7 @@ from runtime.channel import Message, Socket
 from runtime.children import Children
 from runtime.container import Container
 from runtime.errors import AlreadyExists, FailedPrecondition, HostFault, NotFound
+from runtime.looks import FillRequest, FindRequest, ResolveUserRequest
 from runtime.loop import Loop
 from runtime.notes import add_note, describe_fault
 from runtime.peers import SOCKET_NAME, Operation, Peers, Reply
@@ -29,10 +30,10 @@ from runtime.pod import Pod
 from runtime.prepared import Prepared
 from runtime.procfs import start_time
 from runtime.sandbox import Sandbox
-from runtime.spec import ContainerBirth, ExecBirth, FillRequest, ResolveUserRequest, SandboxBirth
+from runtime.spec import ContainerBirth, ExecBirth, SandboxBirth
 
-RESOLVE_SECONDS = 10.0
-"""How long looking up a user in an image may take."""
+LOOK_SECONDS = 10.0
+"""How long looking up a user or a path in an image may take."""
 
 MAKE_SECONDS = 10.0
 """How long making the mountpoints of an image may take."""
@@ -113,6 +114,7 @@ class Monitor:
             "close_stdin": self._op_close_stdin,
             "resize": self._op_resize,
             "resolve_user": self._op_resolve_user,
+            "find_in_image": self._op_find_in_image,
             "fill_volumes": self._op_fill_volumes,
             "make_mountpoints": self._op_make_mountpoints,
             "shutdown": self._op_shutdown,
@@ -214,7 +216,13 @@ class Monitor:
         request: ResolveUserRequest = args  # type: ignore[assignment]
         birth = errands.look("resolve the user", request["user"], reply)
         child = self.pod.children.fork(birth, functools.partial(image.resolve_user, request))
-        self.loop.later(RESOLVE_SECONDS, functools.partial(child.signal, signal.SIGKILL))
+        self.loop.later(LOOK_SECONDS, functools.partial(child.signal, signal.SIGKILL))
+
+    def _op_find_in_image(self, args: Message, reply: Reply) -> None:
+        request: FindRequest = args  # type: ignore[assignment]
+        birth = errands.look("look into the image", request["path"], reply)
+        child = self.pod.children.fork(birth, functools.partial(image.find, request))
+        self.loop.later(LOOK_SECONDS, functools.partial(child.signal, signal.SIGKILL))
 
     def _op_fill_volumes(self, args: Message, reply: Reply) -> None:
         request: FillRequest = args  # type: ignore[assignment]

@@ -22,15 +22,14 @@ from runtime.channel import Message
 from runtime.channel_async import AsyncChannel, Result
 from runtime.errors import Fault, HostFault, NotFound, NotSupported, ScriptFailed
 from runtime.linux.script import Script
+from runtime.looks import FillRequest, FindRequest, Found, ResolveUserRequest
 from runtime.mountpoints import plan_mountpoints
 from runtime.pause import plan_blank, plan_pause
 from runtime.spec import (
     ContainerBirth,
     ExecRequest,
-    FillRequest,
     Mountpoint,
     ResolvedUser,
-    ResolveUserRequest,
     Rootfs,
     SandboxRequest,
     StartRequest,
@@ -277,6 +276,16 @@ class MonitorClient:
     async def resolve_user(self, request: ResolveUserRequest) -> ResolvedUser:
         """Who a user is by the image's own files."""
         return cast(ResolvedUser, await self._plain("resolve_user", cast(Message, request)))
+
+    async def find_in_image(self, rootfs: Rootfs, path: str) -> Found:
+        """What ``path`` is in the image whose layers ``rootfs`` has.
+
+        Raises:
+            FailedPrecondition: there is nothing, or neither a directory nor a file.
+            NotSupported: the monitor is of an older crisp.
+        """
+        request: FindRequest = {"rootfs": rootfs, "path": path}
+        return cast(Found, await self._plain("find_in_image", cast(Message, request)))
 
     async def make_mountpoints(self, rootfs: Rootfs, mountpoints: Sequence[Mountpoint]) -> None:
         """Make ``mountpoints`` in the upper directory of ``rootfs``; nothing is mounted any more when this returns.

@@ -61,7 +61,8 @@ class Root(TypedDict):
 class Mount(TypedDict):
     """``type`` "bind" with options as mount(8) spells them (rbind, ro, rro,
     nosuid, nodev, noexec, and one of private/rprivate/slave/rslave/shared/rshared),
-    or a filesystem type with its own options."""
+    or "image" with options of a bind (then ``source`` is the image's id), or a filesystem
+    type with its own options."""
 
     destination: str
     type: str
@@ -170,6 +171,15 @@ class Volume(TypedDict):
     source: str
 
 
+class ImageMount(TypedDict):
+    """What the mount of type "image" at ``destination`` shows: the stacked ``lowerdirs``, topmost first, or of
+    them what is at ``sub_path``, which may be empty."""
+
+    destination: str
+    lowerdirs: list[str]
+    sub_path: str
+
+
 class CgroupDirs(TypedDict):
     """Absolute directories to be in. ``v1`` ones are joined by writing 0 to
     ``tasks``; ``v2`` (also on hybrid hosts) by CLONE_INTO_CGROUP; None: no v2."""
@@ -184,7 +194,7 @@ class StartRequest(TypedDict):
     ``pid_mode`` is pod, container, node or target (then ``target`` is the
     container of this pod whose PID namespace is joined). ``seccomp`` is the path
     of a compiled BPF program (array of struct sock_filter) or None, ``seccomp_flags`` what
-    seccomp(2) is told with it.
+    seccomp(2) is told with it. ``images`` has one for each mount of type "image".
     ``missing_sources`` are bind sources to be made as directories, mode 0755, if absent.
     ``memory_events`` is the file whose ``oom_kill`` counter is read at exit
     (v2 memory.events, v1 memory.oom_control) or None.
@@ -195,6 +205,7 @@ class StartRequest(TypedDict):
     spec: Spec
     rootfs: Rootfs
     volumes: list[Volume]
+    images: list[ImageMount]
     missing_sources: list[str]
     cgroup: CgroupDirs
     pid_mode: str
@@ -206,14 +217,6 @@ class StartRequest(TypedDict):
     stdin: bool
     stdin_once: bool
     memory_events: str | None
-
-
-class FillRequest(TypedDict):
-    """The image's volumes to be filled, before their container starts and in its ``cgroup``."""
-
-    rootfs: Rootfs
-    volumes: list[Volume]
-    cgroup: CgroupDirs
 
 
 class ExecRequest(TypedDict):
@@ -290,19 +293,6 @@ class SandboxBirth(TypedDict):
     held: list[str]
     new: list[str]
     cgroup: CgroupDirs
-
-
-class ResolveUserRequest(TypedDict):
-    """Numeric identity of ``user`` ("", "u", "u:g", "uid", "uid:gid") by the image's
-    own passwd and group. ``groups`` are the request's supplementary groups;
-    ``policy`` Merge adds those of the image's group file, Strict does not.
-    ``gid`` overrides the primary group when given."""
-
-    rootfs: Rootfs
-    user: str
-    gid: int | None
-    groups: list[int]
-    policy: str
 
 
 class ResolvedUser(TypedDict):

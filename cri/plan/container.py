@@ -17,6 +17,7 @@ import msgspec
 from cri.plan.capabilities import plan_capabilities
 from cri.plan.devices import DevicePlan, plan_devices
 from cri.plan.facts import DeviceFacts, HostFacts
+from cri.plan.image_volumes import ImageVolume
 from cri.plan.mounts import MountPlan, plan_mounts, plan_volumes
 from cri.plan.process import exec_process, plan_process
 from cri.plan.resources import plan_resources
@@ -29,6 +30,7 @@ from runtime.images.config import ImageConfig
 from runtime.spec import (
     Capabilities,
     CgroupDirs,
+    ImageMount,
     Linux,
     Namespace,
     Process,
@@ -69,6 +71,7 @@ class ContainerPlan(msgspec.Struct, frozen=True, kw_only=True):
     staging: str
     spec: Spec
     volumes: list[Volume]
+    image_volumes: tuple[ImageVolume, ...] = ()
     missing_sources: list[str]
     cgroup: str
     resources: Resources
@@ -99,6 +102,7 @@ def plan_container(
     facts: HostFacts,
     devices: DeviceFacts,
     profile: Seccomp | None = None,
+    image_volumes: Sequence[ImageVolume] = (),
 ) -> ContainerPlan:
     """The plan of a container whose request was validated; ``profile`` is the seccomp profile of type Localhost.
 
@@ -108,7 +112,7 @@ def plan_container(
     """
     context = config.linux.security_context
     nodes = plan_devices(config, devices)
-    mounts = plan_mounts(config, pod, facts)
+    mounts = plan_mounts(config, pod, facts, image_volumes)
     mode = plan_pid_mode(context.namespace_options.pid, pod)
     process = plan_process(config, image, user, _plan_capabilities(context, facts), pod.hostname)
     linux = _plan_linux(context, pod, ids.id, mounts, nodes, facts)
@@ -121,6 +125,7 @@ def plan_container(
         staging=f"{pod.directory}/rootfs",
         spec=_plan_spec(config, pod, process, mounts, linux),
         volumes=plan_volumes(image.volumes, mounts.mounts, ids.directory),
+        image_volumes=tuple(image_volumes),
         missing_sources=mounts.missing_sources,
         cgroup=linux["cgroupsPath"],
         resources=plan_resources(config.linux.resources, nodes.rules, swap=facts.layout.swap),
@@ -174,17 +179,20 @@ def rootfs(plan: ContainerPlan, lowerdirs: Sequence[str]) -> Rootfs:
 def start_request(
     plan: ContainerPlan,
     lowerdirs: Sequence[str],
+    images: Sequence[ImageMount],
     cgroup: CgroupDirs,
     seccomp: str | None,
     memory_events: str | None,
     flags: int = 0,
 ) -> StartRequest:
-    """What the monitor is told; ``seccomp`` is the path of the compiled profile or None, ``flags`` go with it."""
+    """What the monitor is told; ``images`` are its volumes of that kind, ``seccomp`` is the path of the
+    compiled profile or None, ``flags`` go with it."""
     return StartRequest(
         container=plan.id,
         spec=plan.spec,
         rootfs=rootfs(plan, lowerdirs),
         volumes=plan.volumes,
+        images=list(images),
         missing_sources=plan.missing_sources,
         cgroup=cgroup,
         pid_mode=plan.pid_mode,

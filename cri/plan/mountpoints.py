@@ -31,13 +31,14 @@ def plan_mountpoints(plan: ContainerPlan, is_directory: Callable[[str], bool | N
     """
     if plan.volumes:
         return None
+    images = {volume.destination: volume.directory for volume in plan.image_volumes}
     found: list[Mountpoint] = []
     covered: set[str] = set()
     for mount in plan.spec["mounts"]:
         path = clean(mount["destination"])
         if _is_covered(path, covered):
             continue
-        kind = _kind_of(mount, path, is_directory)
+        kind = _kind_of(mount, path, images.get if mount["type"] == "image" else is_directory)
         if kind is None or path == "/":
             return None
         found.append(Mountpoint(path=path, kind=kind))
@@ -70,10 +71,10 @@ def _is_covered(path: str, covered: set[str]) -> bool:
 
 
 def _kind_of(mount: Mount, path: str, is_directory: Callable[[str], bool | None]) -> str | None:
-    """As ``runtime.rootfs.mounts.attach`` decides it."""
+    """As ``runtime.rootfs.mounts.attach`` decides it. An image is asked for by where it goes, a bind by its source."""
     if mount["type"] in ("proc", "sysfs") or path == "/dev":
         return "exact"
-    if mount["type"] != "bind":
+    if mount["type"] not in ("bind", "image"):
         return "directory"
-    known = is_directory(mount["source"])
+    known = is_directory(path if mount["type"] == "image" else mount["source"])
     return None if known is None else "directory" if known else "file"

@@ -10,11 +10,12 @@ destination never has ``..``. Source: the mounts of containerd's default spec.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 import msgspec
 
 from cri.plan.facts import HostFacts
+from cri.plan.image_volumes import ImageVolume
 from cri.plan.paths import clean, depth, is_below
 from cri.plan.sandbox import NODE, SandboxPlan
 from proto import api_pb2 as api
@@ -41,10 +42,17 @@ class MountPlan(msgspec.Struct, frozen=True):
     replaces_dev: bool
 
 
-def plan_mounts(config: api.ContainerConfig, pod: SandboxPlan, facts: HostFacts) -> MountPlan:
-    """The default mounts, then the pod's files and the request's mounts by depth."""
+def plan_mounts(
+    config: api.ContainerConfig, pod: SandboxPlan, facts: HostFacts, images: Sequence[ImageVolume] = ()
+) -> MountPlan:
+    """The default mounts, then the pod's files and the request's mounts by depth; ``images`` are those of the
+    mounts that have one, in their order."""
     context = config.linux.security_context
-    requested = [_request_mount(mount) for mount in config.mounts]
+    in_turn = iter(images)
+    requested = [
+        _image_mount(mount, next(in_turn)) if mount.HasField("image") else _request_mount(mount)
+        for mount in config.mounts
+    ]
     taken = {mount["destination"] for mount in requested}
     defaults = [
         mount
@@ -56,7 +64,7 @@ def plan_mounts(config: api.ContainerConfig, pod: SandboxPlan, facts: HostFacts)
     shared = any(mount.propagation == api.PROPAGATION_BIDIRECTIONAL for mount in config.mounts)
     return MountPlan(
         mounts=[*defaults, *bound],
-        missing_sources=list(dict.fromkeys(mount.host_path for mount in config.mounts)),
+        missing_sources=list(dict.fromkeys(mount.host_path for mount in config.mounts if mount.host_path)),
         rootfs_propagation="rshared" if shared else "rslave",
         replaces_dev="/dev" in taken,
     )
@@ -83,6 +91,11 @@ def _request_mount(mount: api.Mount) -> Mount:
         options.append("rro" if mount.recursive_read_only else "ro")
     options += dict.fromkeys(mount.mount_options)
     return Mount(destination=clean(mount.container_path), type="bind", source=mount.host_path, options=options)
+
+
+def _image_mount(mount: api.Mount, image: ImageVolume) -> Mount:
+    options = ["ro", "rprivate", *dict.fromkeys(mount.mount_options)]
+    return Mount(destination=image.destination, type="image", source=image.image_id, options=options)
 
 
 def _is_hidden(destination: str, taken: Collection[str]) -> bool:

@@ -27,7 +27,7 @@ POLICIES: dict[int, str] = {api.Merge: "Merge", api.Strict: "Strict"}
 
 
 class UserQuestion(TypedDict):
-    """A ``runtime.spec.ResolveUserRequest`` without the root filesystem."""
+    """A ``runtime.looks.ResolveUserRequest`` without the root filesystem."""
 
     user: str
     gid: int | None

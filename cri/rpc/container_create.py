@@ -9,14 +9,17 @@ Invariant: under the pod's lock, so that its stop never misses a container.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from cri import intent
 from cri.facts import read_device_facts
 from cri.host import Host
+from cri.image_volumes import held_images
 from cri.images import Entry
 from cri.plan.container import ContainerIds, ContainerPlan, plan_bounding, plan_container
 from cri.plan.document import decode, encode
+from cri.plan.image_volumes import ImageVolume
 from cri.plan.resources import told_resources
 from cri.plan.sandbox import SandboxPlan
 from cri.plan.user import user_question
@@ -59,21 +62,23 @@ async def make_container(
 ) -> None:
     """The work behind the RPC, with the pod's lock held."""
     image = host.images.require(config.image)
+    sandbox = ready_sandbox(host, sandbox_id)
     with host.images.hold(image.record):
-        await make_from_image(host, config, sandbox_id, image, operation, profile)
+        async with held_images(host, config, sandbox_id) as volumes:
+            await make_from_images(host, config, sandbox, image, volumes, operation, profile)
 
 
-async def make_from_image(
+async def make_from_images(
     host: Host,
     config: api.ContainerConfig,
-    sandbox_id: str,
+    sandbox: SandboxRecord,
     image: Entry,
+    volumes: Sequence[ImageVolume],
     operation: Operation,
     profile: Seccomp | None,
 ) -> None:
-    sandbox = ready_sandbox(host, sandbox_id)
     id = operation.object_id
-    target = find_target(host, sandbox_id, config)
+    target = find_target(host, sandbox.id, config)
     plan = plan_container(
         config,
         decode(sandbox.plan, SandboxPlan),
@@ -83,6 +88,7 @@ async def make_from_image(
         host.facts,
         read_device_facts(config),
         profile,
+        volumes,
     )
     steps = plan_create_steps(plan)
 
@@ -170,4 +176,5 @@ def record_created(
         resources=told.SerializeToString(),
         stages=to_records(stages),
         mountpoints=mountpoints,
+        volume_layers=tuple(layer for volume in plan.image_volumes for layer in volume.layers),
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from cri.plan.container import ContainerPlan
 from cri.plan.document import decode
+from cri.plan.image_volumes import tell_images
 from cri.plan.signals import status_signal
 from cri.state.records import ContainerRecord, ContainerState, SandboxRecord, SandboxState
 from proto import api_pb2 as api
@@ -89,6 +90,7 @@ def container(record: ContainerRecord) -> api.Container:
 def container_status(record: ContainerRecord, plan: ContainerPlan) -> api.ContainerStatus:
     """``mounts`` holds the request's mounts only; ``resources`` what is in force."""
     config = container_config(record)
+    tell_images(config, plan.image_volumes)
     user = plan.spec["process"]["user"]
     status = api.ContainerStatus(
         id=record.id,

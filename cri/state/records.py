@@ -81,7 +81,8 @@ class ContainerRecord(msgspec.Struct, frozen=True, kw_only=True):
     ContainerPlan (``cri.plan.container``); ``layers`` are the chain ids that it stacks,
     bottom first, which stay on disk for it. Times in ns since the epoch, 0 for not yet.
     ``log_dropped`` are the entries of its log that the disk had refused when it ended.
-    ``mountpoints`` is the key of the layer that it may stack over the image's (``cri.mountpoints``)."""
+    ``mountpoints`` is the key of the layer that it may stack over the image's (``cri.mountpoints``);
+    ``volume_layers`` are those of the images that it has as volumes, which stay as well."""
 
     id: str
     sandbox_id: str
@@ -104,6 +105,7 @@ class ContainerRecord(msgspec.Struct, frozen=True, kw_only=True):
     stages: tuple[StageRecord, ...] = ()
     log_dropped: int = 0
     mountpoints: str = ""
+    volume_layers: tuple[str, ...] = ()
 
 
 ImageRecord = Image

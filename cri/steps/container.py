@@ -35,7 +35,7 @@ from runtime.cgroups.resources import Resources, plan_writes
 from runtime.errors import DeadlineExceeded, FailedPrecondition, Fault, NotFound, Unavailable
 from runtime.monitor_client import MonitorClient, write_init
 from runtime.rootfs.overlay import take_over_attributes
-from runtime.spec import StartRequest
+from runtime.spec import ImageMount, StartRequest
 
 LOG = logging.getLogger("crisp.steps")
 
@@ -189,6 +189,14 @@ def request_of(host: Host, plan: ContainerPlan, layers: tuple[str, ...], mountpo
     return start_request(
         plan,
         [*host.mountpoints.lowerdirs(mountpoints), *host.images.lowerdirs(layers)],
+        [
+            ImageMount(
+                destination=volume.destination,
+                lowerdirs=host.images.lowerdirs(volume.layers),
+                sub_path=volume.sub_path,
+            )
+            for volume in plan.image_volumes
+        ],
         cgroup_layout.dirs(host.layout, plan.cgroup),
         program.path,
         cgroup_layout.memory_events(host.layout, plan.cgroup),

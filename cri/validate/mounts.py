@@ -35,9 +35,10 @@ def check_mounts(mounts: Iterable[api.Mount], host: HostFacts, field: str) -> No
         check_options(mount, where)
         if mount.HasField("image"):
             check_image_mount(mount, where)
-        if mount.image_sub_path:
-            raise refuse(f"{where}.image_sub_path", "is for a mount with an image only")
-        check_path(mount.host_path, f"{where}.host_path")
+        else:
+            check_path(mount.host_path, f"{where}.host_path")
+            if mount.image_sub_path:
+                raise refuse(f"{where}.image_sub_path", "is for a mount with an image only")
         if mount.uidMappings or mount.gidMappings:
             raise not_yet(where, "idmapped mounts")
         if mount.recursive_read_only and not host.recursive_read_only:
@@ -72,7 +73,12 @@ def check_image_mount(mount: api.Mount, field: str) -> None:
         raise refuse(f"{field}.image", "names no image")
     if mount.host_path:
         raise refuse(f"{field}.host_path", "must be empty with an image")
-    raise not_yet(f"{field}.image", "image volumes")
+    if not mount.readonly:
+        raise refuse(f"{field}.readonly", "must be set with an image")
+    if mount.propagation != api.PROPAGATION_PRIVATE:
+        raise refuse(f"{field}.propagation", "must be private with an image")
+    if mount.image_sub_path:
+        check_path(f"/{mount.image_sub_path}", f"{field}.image_sub_path")
 
 
 def check_devices(config: api.ContainerConfig, field: str) -> None:

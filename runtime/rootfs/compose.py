@@ -1,7 +1,8 @@
 """The mounts, devices and masks of a container, put together in order.
 
-:func:`open_mounts` is for the host's mount namespace, :func:`mount_all` for the
-container's, below the root that ``runtime.rootfs.overlay`` has mounted.
+:func:`open_mounts` is for the host's mount namespace, :func:`open_images` and
+:func:`mount_all` for the container's, before and below the root that
+``runtime.rootfs.overlay`` mounts.
 
 Invariant: /dev gets its nodes and links in the moment in which it is mounted, and
 masks come when nothing is mounted any more.
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 from runtime.linux import mount, trees
 from runtime.linux.script import Script, Slot
-from runtime.rootfs import cgroupfs, devices, masks, mounts
+from runtime.rootfs import cgroupfs, devices, image_volumes, masks, mounts
 from runtime.rootfs.options import MountOptions, parse_options
 from runtime.spec import Device, Spec, StartRequest
 from runtime.spec import Mount as MountEntry
@@ -20,7 +21,7 @@ _CGROUP_TYPES = ("cgroup", "cgroup2")
 
 
 class Opened:
-    """A mount whose host side is open: ``tree`` for a bind (else None), ``cgroups`` for a cgroup mount."""
+    """A mount whose host side is open: ``tree`` for a bind or an image, else None; ``cgroups`` for a cgroup mount."""
 
     __slots__ = ("cgroups", "entry", "options", "tree")
 
@@ -44,6 +45,17 @@ def open_mounts(script: Script, request: StartRequest) -> list[Opened]:
             opened.tree = mounts.open_source(script, entry["source"], opened.options)
         found.append(opened)
     return found
+
+
+def open_images(script: Script, request: StartRequest, opened: list[Opened]) -> None:
+    """Open the images among ``opened``, in the container's mount namespace and before its root is mounted."""
+    images = {image["destination"]: image for image in request["images"]}
+    staging = request["rootfs"]["staging"]
+    for each in opened:
+        if each.entry["type"] == "image":
+            destination = each.entry["destination"]
+            with script.step("mount the image", destination):
+                each.tree = image_volumes.open_image(script, images[destination], staging, each.options)
 
 
 def mount_all(script: Script, root: Slot, spec: Spec, opened: list[Opened]) -> None:

@@ -3,7 +3,8 @@
 Mounted inside the container's mount namespace only, by mount(2) with descriptors
 for directories, so that no character of a path is ever an option, and volatile,
 because what it holds never outlives a boot (overlayfs documentation, "Volatile
-mount"). Init's script mounts the root; ``runtime.image`` looks into the layers alone.
+mount"). Init's script mounts the root, and images as volumes (``runtime.rootfs.image_volumes``);
+``runtime.image`` looks into the layers alone.
 
 Invariant: what is returned is a descriptor of the mounted root, on which fstatfs has
 said overlayfs; all others are closed.
@@ -17,7 +18,7 @@ import stat
 
 from runtime.errors import HostFault, StartRefused
 from runtime.linux import files, mount
-from runtime.linux.libc import AT_FDCWD, SyscallError
+from runtime.linux.libc import AT_FDCWD
 from runtime.linux.script import Script, Slot, load, number
 from runtime.spec import Rootfs
 
@@ -44,19 +45,35 @@ def mount_root(script: Script, rootfs: Rootfs) -> Slot:
     lower = [_open(script, path) for path in _bounded(rootfs["lowerdirs"])]
     upper, work = (_open(script, rootfs[which]) for which in ("upperdir", "workdir"))
     _remove_volatile_mark(script, work)
+    root = _mount(script, rootfs["staging"], lower, f",upperdir={_shown(upper)},workdir={_shown(work)},volatile", 0)
+    script.close(upper, work)
+    return root
+
+
+def mount_readonly(script: Script, lowerdirs: list[str], staging: str) -> Slot:
+    """Mount layers alone on ``staging``, an empty directory; an O_PATH descriptor of their root.
+
+    Raises:
+        StartRefused: more layers than an overlay takes.
+    """
+    lower = [_open(script, path) for path in (*_bounded(lowerdirs), staging)]  # without an upper it takes two
+    return _mount(script, staging, lower, "", mount.MS_RDONLY)
+
+
+def _mount(script: Script, staging: str, lower: list[Slot], upper: str, flags: int) -> Slot:
+    """``upper`` are the options of the writable part, from a comma on, or empty. Closes ``lower``."""
     layers = ":".join(map(_shown, lower))
-    template = f"lowerdir={layers},upperdir={_shown(upper)},workdir={_shown(work)},volatile,{_OPTIONS}"
-    data, room = script.room(_PAGE), len(lower)
-    too_long = {errno.E2BIG: (StartRefused, f"the image has {room} layers: mount(2) takes one page of options")}
+    data, count = script.room(_PAGE), len(lower) - (not upper)
+    too_long = {errno.E2BIG: (StartRefused, f"the image has {count} layers: mount(2) takes one page of options")}
+    template = f"lowerdir={layers}{upper},{_OPTIONS}"
     script.call("COMPOSE", data, _PAGE, template, refuse=too_long)
-    staging = rootfs["staging"]
-    script.call("mount", "overlay", staging, "overlay", 0, data, object=staging)
+    script.call("mount", "overlay", staging, "overlay", flags, data, object=staging)
     root = _open(script, staging)
     found = script.room(256)
     script.call("fstatfs", root, found)
     wrong = (HostFault, "is not the overlay that was just mounted", staging)
     script.expect(load(found), files.OVERLAYFS_SUPER_MAGIC, *wrong, mask=0xFFFFFFFF)
-    script.close(*lower, upper, work)
+    script.close(*lower)
     return root
 
 
@@ -95,60 +112,31 @@ def _bounded(layers: list[str]) -> list[str]:
 def mount_layers(rootfs: Rootfs) -> int:
     """Mount the layers alone, read-only, on ``staging``; an O_PATH descriptor of the root.
 
-    For looking something up in the image: the upper directory stays untouched.
+    For looking something up in the image, at once: the upper directory stays untouched.
     """
     fds: list[int] = []
     try:
-        lower = _open_all(rootfs["lowerdirs"], fds)
-        if len(lower) == 1:  # an overlay without an upper directory needs two
-            return _bind_readonly(lower[0], rootfs["staging"])
-        return _mount_overlay(rootfs["staging"], _lowerdir(lower), mount.MS_RDONLY)
+        for path in (*_bounded(rootfs["lowerdirs"]), rootfs["staging"]):  # without an upper directory it takes two
+            fds.append(os.open(path, _DIRECTORY))
+        lower = ":".join(f"/proc/self/fd/{fd}" for fd in fds)
+        return _mount_at_once(rootfs["staging"], f"lowerdir={lower},{_OPTIONS}", len(rootfs["lowerdirs"]))
     finally:
         for fd in fds:
             os.close(fd)
 
 
-def _open_all(paths: list[str], fds: list[int]) -> list[int]:
-    opened = []
-    for path in _bounded(paths):
-        fd = os.open(path, _DIRECTORY)
-        fds.append(fd)
-        opened.append(fd)
-    return opened
-
-
-def _path(fd: int) -> str:
-    return f"/proc/self/fd/{fd}"
-
-
-def _lowerdir(lower: list[int]) -> str:
-    return "lowerdir=" + ":".join(_path(fd) for fd in lower)
-
-
-def _mount_overlay(staging: str, options: str, flags: int) -> int:
-    data = f"{options},{_OPTIONS}"
+def _mount_at_once(staging: str, options: str, layers: int) -> int:
     room = os.sysconf("SC_PAGE_SIZE") - 1
-    if len(data) > room:
-        layers = options.count(":") + 1
-        raise StartRefused(f"the image has {layers} layers: {len(data)} bytes of mount options, mount(2) takes {room}")
-    mount.mount("overlay", staging, "overlay", flags, data)
+    if len(options) > room:
+        size = f"{len(options)} bytes of mount options, mount(2) takes {room}"
+        raise StartRefused(f"the image has {layers} layers: {size}")
+    mount.mount("overlay", staging, "overlay", mount.MS_RDONLY, options)
     return _verified(staging, files.OVERLAYFS_SUPER_MAGIC)
 
 
-def _verified(staging: str, magic: int | None) -> int:
+def _verified(staging: str, magic: int) -> int:
     fd = os.open(staging, _DIRECTORY)
-    if magic is not None and files.magic(fd) != magic:
+    if files.magic(fd) != magic:
         os.close(fd)
         raise HostFault("is not the overlay that was just mounted", object=staging)
     return fd
-
-
-def _bind_readonly(lower: int, staging: str) -> int:
-    mount.mount(_path(lower), staging, "", mount.MS_BIND)
-    root = _verified(staging, None)
-    try:
-        mount.mount_setattr(root, mount.MOUNT_ATTR_RDONLY)
-    except SyscallError:
-        os.close(root)
-        raise
-    return root

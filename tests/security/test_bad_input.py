@@ -26,6 +26,7 @@ pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.leaks("modul
 IA, NF, FP, AE = Code.INVALID_ARGUMENT, Code.NOT_FOUND, Code.FAILED_PRECONDITION, Code.ALREADY_EXISTS
 RE, UN, OK = Code.RESOURCE_EXHAUSTED, Code.UNIMPLEMENTED, Code.OK
 LONG = "x" * 300
+IMAGE_MOUNT = "mounts { container_path: '/a' readonly: true image { image: 'not/here' } %s }"
 SECCOMP = "linux { security_context { seccomp { %s } } }"
 
 
@@ -175,7 +176,9 @@ CONTAINER_ROWS: list[tuple[int, grpc.StatusCode, str, str]] = [
     (33, IA, "host_path", "mounts { container_path: '/a' host_path: '/a/../etc' }"),
     (33, IA, "propagation", "mounts { container_path: '/a' host_path: '/tmp' propagation: 7 }"),
     (33, IA, "mount_options", "mounts { container_path: '/a' host_path: '/tmp' mount_options: 'suid' }"),
-    (33, FP, "image volumes", "mounts { container_path: '/a' image { image: 'demo' } }"),
+    (33, IA, "readonly: must be set", "mounts { container_path: '/a' image { image: 'demo' } }"),
+    (33, IA, "image_sub_path", IMAGE_MOUNT % "image_sub_path: '..'"),
+    (33, NF, "image not/here", IMAGE_MOUNT % ""),
     (33, FP, "idmapped", "mounts { container_path: '/a' host_path: '/tmp' uidMappings { length: 1 } }"),
     (34, IA, "log_path", "log_path: '../x.log'"),
     (34, IA, "log_path", "log_path: '/etc/passwd'"),

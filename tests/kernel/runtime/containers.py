@@ -150,6 +150,7 @@ class Image:
                 "staging": str(self.path / "staging"),
             },
             "volumes": [],
+            "images": [],
             "missing_sources": [],
             "cgroup": {"v1": [], "v2": None},
             "pid_mode": "container",

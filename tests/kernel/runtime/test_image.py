@@ -11,7 +11,8 @@ import pytest
 from runtime import channel, image, users
 from runtime.errors import FailedPrecondition, HostFault, StartRefused
 from runtime.linux import process
-from runtime.spec import FillRequest, ResolveUserRequest, Rootfs
+from runtime.looks import FillRequest, ResolveUserRequest
+from runtime.spec import Rootfs
 from tests.descriptors import open_descriptors
 from tests.kernel.runtime.forked import in_child
 
@@ -77,6 +78,23 @@ def test_a_layer_that_is_missing_is_named(rootfs: Rootfs) -> None:
     with pytest.raises(HostFault) as failed:
         probe(rootfs, "app")
     assert failed.value.object == "/nowhere"
+
+
+def test_what_a_path_of_the_image_is(rootfs: Rootfs) -> None:
+    (Path(rootfs["lowerdirs"][0]) / "away").symlink_to("/data/../../data/sub/file")
+    os.mkfifo(Path(rootfs["lowerdirs"][0]) / "fifo")
+
+    def find(path: str) -> object:
+        return in_child(lambda: image.probe_rootfs(rootfs, lambda root: image.find_in_root(root, path)))
+
+    assert find("data/sub") == {"directory": True}
+    assert find("data/sub/file") == find("away") == {"directory": False}
+    for path in ("nothing", "data/sub/file/x", "x" * 300):
+        with pytest.raises(FailedPrecondition, match="is not in the image"):
+            find(path)
+    with pytest.raises(FailedPrecondition, match="neither a directory nor a file"):
+        find("fifo")
+    assert told(lambda report: image.find({"rootfs": rootfs, "path": "data"}, report)) == {"directory": True}
 
 
 def test_a_probe_is_not_seen_on_the_host_nor_to_be_traced(rootfs: Rootfs) -> None:

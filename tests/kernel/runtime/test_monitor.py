@@ -186,8 +186,19 @@ def test_a_user_is_looked_up_in_the_image(tmp_path: Path) -> None:
         assert pod.do("hello")["containers"] == {}
 
 
+@needs_busybox
+def test_a_path_is_looked_up_in_the_image(tmp_path: Path) -> None:
+    (tmp_path / "image").mkdir()
+    image = Image(tmp_path / "image")
+    with driven(tmp_path) as pod:
+        rootfs = image.request()["rootfs"]
+        assert pod.do("find_in_image", {"rootfs": rootfs, "path": "etc"}) == {"directory": True}
+        with pytest.raises(FailedPrecondition, match="nothing/here: is not in the image"):
+            pod.do("find_in_image", {"rootfs": rootfs, "path": "nothing/here"})
+
+
 def test_a_look_into_an_image_that_hangs_is_ended(pod: Driven, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(monitor, "RESOLVE_SECONDS", 0.1)
+    monkeypatch.setattr(monitor, "LOOK_SECONDS", 0.1)
     monkeypatch.setattr("runtime.image.probe_rootfs", sleep)
     # It executes sleep, which is not an answer; then it is killed, so that nothing of it is left.
     with pytest.raises(HostFault, match="ended without an answer"):

@@ -57,6 +57,7 @@ def container(described: Any = None, **changes: Any) -> Any:
         "spec": spec,
         "rootfs": rootfs,
         "volumes": [],
+        "images": [],
         "missing_sources": [],
         "cgroup": NOWHERE,
         "pid_mode": "container",

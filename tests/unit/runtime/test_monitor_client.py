@@ -48,9 +48,9 @@ def start(**changes: Any) -> Any:
     linux.update({"maskedPaths": [], "readonlyPaths": [], "rootfsPropagation": "rslave"})
     spec = {"process": PROCESS, "root": {"readonly": False}, "hostname": "h", "mounts": [], "linux": linux}
     rootfs = {"lowerdirs": ["/l"], "upperdir": "/u", "workdir": "/w", "staging": "/s"}
-    made = {"container": "c", "spec": spec, "rootfs": rootfs, "volumes": [], "missing_sources": [], "cgroup": NOWHERE}
+    made = {"container": "c", "spec": spec, "rootfs": rootfs, "volumes": [], "images": [], "missing_sources": []}
     rest = {"pid_mode": "container", "target": None, "seccomp": None, "log_path": None, "stdin": False}
-    return {**made, **rest, "stdin_once": False, "memory_events": None, **changes}
+    return {**made, **rest, "cgroup": NOWHERE, "stdin_once": False, "memory_events": None, **changes}
 
 
 class Played:
@@ -255,6 +255,14 @@ async def test_a_user_is_resolved(played: Played) -> None:
     request: Any = {"user": "app"}
     user = {"uid": 1, "gid": 1, "additionalGids": [], "home": "/"}
     assert await played.serve(played.client.resolve_user(request), user) == (user, "resolve_user", request)
+
+
+async def test_a_path_of_an_image_is_found(played: Played) -> None:
+    rootfs = start()["rootfs"]
+    asked = {"rootfs": rootfs, "path": "data"}
+    found = {"directory": True}
+    looked = played.client.find_in_image(rootfs, "data")
+    assert await played.serve(looked, found) == (found, "find_in_image", asked)
 
 
 async def test_events_and_the_end_are_told(played: Played) -> None:

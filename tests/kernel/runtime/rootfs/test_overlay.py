@@ -139,6 +139,28 @@ def test_layers_alone_are_mounted_read_only(rootfs: Rootfs, layers: int) -> None
     assert os.listdir(rootfs["upperdir"]) == os.listdir(rootfs["workdir"]) == []
 
 
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_script_mounts_layers_alone_read_only(rootfs: Rootfs, layers: int) -> None:
+    lower = rootfs["lowerdirs"][:layers]
+
+    def work() -> tuple[str, int, list[str]]:
+        (fd,) = carried_out(lambda script: overlay.mount_readonly(script, lower, rootfs["staging"]))
+        root = Path(f"/proc/self/fd/{fd}")
+        return (root / "who").read_text(), os.statvfs(root).f_flag & os.ST_RDONLY, sorted(os.listdir(root))
+
+    assert in_mount_namespace(work) == ("top", os.ST_RDONLY, ["bottom", "top", "who"][2 - layers :])
+
+
+def test_more_layers_alone_than_fit_are_counted_without_the_empty_one(rootfs: Rootfs) -> None:
+    rootfs["lowerdirs"] = [rootfs["lowerdirs"][0]] * 400
+    for mounted in (
+        lambda: carried_out(lambda script: overlay.mount_readonly(script, rootfs["lowerdirs"], rootfs["staging"])),
+        lambda: overlay.mount_layers(rootfs),
+    ):
+        with pytest.raises(StartRefused, match="the image has 400 layers"):
+            in_mount_namespace(mounted)
+
+
 def test_a_missing_layer_is_a_fault_of_the_host_that_names_it(rootfs: Rootfs) -> None:
     rootfs["lowerdirs"].append("/nowhere")
     with pytest.raises(HostFault) as failed:

@@ -26,7 +26,7 @@ from proto import api_pb2 as api
 from runtime.cgroups.devices import ALL_DEVICES, DEFAULT_RULES
 from runtime.errors import FailedPrecondition, InvalidArgument
 from runtime.images.config import ImageConfig
-from runtime.spec import CgroupDirs, ResolvedUser, Seccomp
+from runtime.spec import CgroupDirs, ImageMount, ResolvedUser, Seccomp
 
 ID = "c" * 64
 USER = ResolvedUser(uid=0, gid=0, additionalGids=[], home="/root")
@@ -158,13 +158,15 @@ def test_a_log_needs_a_directory(log_path: str, directory: str, absolute: str | 
 def test_the_start_request_adds_what_is_known_at_the_start(plan: Planner) -> None:
     made = plan("tty: true stdin: true stdin_once: true")
     cgroup = CgroupDirs(v1=["/c/cpu"], v2=None)
-    request = start_request(made, ["/l/2", "/l/1"], cgroup, "/p.bpf", "/c/memory.oom_control")
+    images = [ImageMount(destination="/i", lowerdirs=["/l/3"], sub_path="")]
+    request = start_request(made, ["/l/2", "/l/1"], images, cgroup, "/p.bpf", "/c/memory.oom_control")
     assert request["rootfs"] == {
         "lowerdirs": ["/l/2", "/l/1"],
         "upperdir": f"/lib/containers/{ID}/upper",
         "workdir": f"/lib/containers/{ID}/work",
         "staging": f"{plan.pod.directory}/rootfs",
     }
+    assert request["images"] == images
     assert (request["cgroup"], request["seccomp"], request["memory_events"]) == (
         cgroup,
         "/p.bpf",

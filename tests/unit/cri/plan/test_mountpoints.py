@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cri.plan.image_volumes import ImageVolume
 from cri.plan.mountpoints import chain_of, key_of, plan_mountpoints
 from runtime.spec import Mount, Mountpoint
 
@@ -16,6 +17,7 @@ class Plan:
     def __init__(self, *mounts: Mount, cwd: str = "/", volumes: tuple[object, ...] = ()) -> None:
         self.spec: Any = {"mounts": list(mounts), "process": {"cwd": cwd}}
         self.volumes = volumes
+        self.image_volumes = (ImageVolume("/image", "i", LAYERS), ImageVolume("/of/it", "i", LAYERS, "x", False))
 
 
 def fs(destination: str, kind: str) -> Mount:
@@ -41,6 +43,10 @@ def test_mounts_are_listed_in_order_with_what_they_are() -> None:
         ("/etc/hosts", "file"),
         ("/d", "directory"),
     ]
+
+
+def test_an_image_is_what_its_sub_path_is() -> None:
+    assert planned(Plan(fs("/image", "image"), fs("/of/it", "image"))) == [("/image", "directory"), ("/of/it", "file")]
 
 
 def test_what_is_below_another_mount_is_not_in_the_image() -> None:

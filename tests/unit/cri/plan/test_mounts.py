@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cri.plan.facts import HostFacts
+from cri.plan.image_volumes import ImageVolume
 from cri.plan.mounts import MountPlan, plan_mounts, plan_volumes
 from cri.plan.paths import depth
 from cri.plan.sandbox import SandboxPlan
@@ -46,6 +47,25 @@ def test_the_default_mounts(pod: SandboxPlan, host: HostFacts) -> None:
     assert plan.missing_sources == []
     assert plan.rootfs_propagation == "rslave"
     assert not plan.replaces_dev
+
+
+def test_an_image_is_mounted_read_only_by_its_id(pod: SandboxPlan, host: HostFacts) -> None:
+    spec = api.ImageSpec(image="i")
+    config = api.ContainerConfig(
+        mounts=[
+            bind("/deep/er/still"),
+            api.Mount(container_path="/b//", image=spec, readonly=True, mount_options=["noexec", "nodev", "noexec"]),
+            api.Mount(container_path="/a", image=spec, readonly=True),
+        ]
+    )
+    images = [ImageVolume("/b", "sha256:b", ("l",)), ImageVolume("/a", "sha256:a", ("m",))]
+    plan = plan_mounts(config, pod, host, images)
+    options = ["ro", "rprivate"]
+    assert at(plan, "/b") == Mount(
+        destination="/b", type="image", source="sha256:b", options=[*options, "noexec", "nodev"]
+    )
+    assert at(plan, "/a") == Mount(destination="/a", type="image", source="sha256:a", options=options)
+    assert plan.missing_sources == ["/h"]
 
 
 def test_a_privileged_container_writes_to_sys(pod: SandboxPlan, host: HostFacts, v1_host: HostFacts) -> None:

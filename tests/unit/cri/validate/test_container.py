@@ -111,7 +111,7 @@ REFUSED: list[tuple[str, str, type[Fault], str]] = [
     ("mount", MOUNT % "image_sub_path: 'a'", InvalidArgument, "image_sub_path"),
     ("mount", MOUNT % "image { image: 'a' }", InvalidArgument, "must be empty with an image"),
     ("mount", CONFIG % "mounts { container_path: '/c' image {} }", InvalidArgument, "names no image"),
-    ("mount", CONFIG % "mounts { container_path: '/c' image { image: 'a' } }", FailedPrecondition, "image volumes"),
+    ("mount", CONFIG % "mounts { container_path: '/c' image { image: 'a' } }", InvalidArgument, "must be set with"),
     ("mount", MOUNT % "uidMappings { length: 1 }", FailedPrecondition, "idmapped mounts"),
     ("device", CONFIG % "devices { container_path: '/dev/x' host_path: '/dev/x' }", InvalidArgument, "some of r, w"),
     (

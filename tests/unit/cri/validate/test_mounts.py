@@ -55,9 +55,29 @@ def test_a_bad_mount_is_refused(host: HostFacts, text: str, fault: type[Fault], 
     assert type(raised.value) is fault and words in str(raised.value)
 
 
-def test_an_image_mount_is_named_as_missing(host: HostFacts) -> None:
-    with pytest.raises(FailedPrecondition, match="image volumes"):
-        check_mounts([api.Mount(container_path="/c", image=api.ImageSpec(image="i"))], host, "m")
+def image(**changes: object) -> api.Mount:
+    return api.Mount(container_path="/c", image=api.ImageSpec(image="i"), **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("path", ["", "etc", "/etc", "a/b/", "..a"])
+def test_a_good_image_mount_passes(host: HostFacts, path: str) -> None:
+    check_mounts([image(readonly=True, image_sub_path=path, mount_options=["noexec"])], host, "m")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "m[0].readonly: must be set with an image"),
+        ({"readonly": True, "propagation": api.PROPAGATION_HOST_TO_CONTAINER}, "must be private with an image"),
+        ({"readonly": True, "image_sub_path": "a/../b"}, "m[0].image_sub_path: must not have '..'"),
+        ({"readonly": True, "image_sub_path": "a\0"}, "m[0].image_sub_path"),
+        ({"readonly": True, "mount_options": ["remount"]}, "not 'remount'"),
+    ],
+)
+def test_a_bad_image_mount_is_refused(host: HostFacts, changes: dict[str, object], words: str) -> None:
+    with pytest.raises(InvalidArgument) as raised:
+        check_mounts([image(**changes)], host, "m")
+    assert words in str(raised.value)
 
 
 @pytest.mark.parametrize("source", ["", "h", "/a/../b", "/a\0"])

@@ -15,10 +15,10 @@ from typing import Any
 from runtime import users
 from runtime.errors import FailedPrecondition, Fault, InvalidArgument, ResourceExhausted
 from runtime.images.config import ImageConfig, chain_ids, parse_config
+from runtime.looks import ResolveUserRequest
 from runtime.seccomp.compile import compile_profile
 from runtime.seccomp.document import Profile, parse_profile
 from runtime.seccomp.localhost import flag_bits, plan_rules, resolve_profile
-from runtime.spec import ResolveUserRequest
 from tests.fuzz.parsers import Parser
 from tests.unit.runtime.seccomp.interpreter import evaluate
 

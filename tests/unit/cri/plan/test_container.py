@@ -192,7 +192,7 @@ def test_a_seccomp_profile_of_the_nodes_is_in_the_document(plan: Planner) -> Non
     made = plan_container(config, plan.pod, plan.image, USER, names, plan.host, plan.devices, profile)
     assert made.seccomp == "localhost" and made.spec["linux"]["seccomp"] == profile
     assert decode(encode(made), ContainerPlan) == made
-    assert start_request(made, [], CgroupDirs(v1=[], v2=None), "/p.bpf", None, 2)["seccomp_flags"] == 2
+    assert start_request(made, [], [], CgroupDirs(v1=[], v2=None), "/p.bpf", None, 2)["seccomp_flags"] == 2
 
 
 def test_the_bounding_set_is_known_before_the_plan(plan: Planner) -> None:

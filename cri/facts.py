@@ -16,7 +16,7 @@ from cri.plan.devices import device_paths
 from cri.plan.facts import DeviceFacts, HostDevice, HostFacts
 from proto import api_pb2 as api
 from runtime.cgroups.layout import Layout
-from runtime.linux import capabilities
+from runtime.linux import capabilities, mount
 
 DEVICE_LIMIT = 4096
 """Nodes that one request may bring in."""
@@ -44,6 +44,7 @@ def read_host_facts(layout: Layout) -> HostFacts:
         or os.path.isdir("/proc/sys/kernel/seccomp"),
         apparmor=read_text("/sys/module/apparmor/parameters/enabled") == "Y",
         selinux=read_text("/sys/fs/selinux/enforce") == "1",
+        recursive_read_only=mount.has_mount_setattr(),
         cpus=read_text("/sys/devices/system/cpu/online"),
         mems=read_text("/sys/devices/system/node/online"),
         cgroup2_options=cgroup2_options(read_text("/proc/self/mounts")),

@@ -20,7 +20,7 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     ``bounding``: the daemon's capability bounding set, names with ``CAP_``.
     ``seccomp``, ``apparmor``, ``selinux``: whether the kernel has them and they are on.
-    ``recursive_read_only``: the kernel has mount_setattr(2). ``cpus`` and ``mems`` are
+    ``recursive_read_only``: the kernel has mount_setattr(2), and so all options of binds. ``cpus`` and ``mems`` are
     the online lists (``0-3``), empty if not known. ``cgroup2_options`` are those of
     nsdelegate and memory_recursiveprot that the host's cgroup2 mount has.
     """

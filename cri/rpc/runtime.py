@@ -59,7 +59,7 @@ async def status(host: Host, request: api.StatusRequest, _context: Any) -> api.S
         status=api.RuntimeStatus(conditions=conditions),
         info=await verbose_info(host) if request.verbose else {},
         runtime_handlers=handlers,
-        features=api.RuntimeFeatures(supplemental_groups_policy=True, mount_options=True),
+        features=api.RuntimeFeatures(supplemental_groups_policy=True, mount_options=host.facts.recursive_read_only),
     )
 
 

@@ -8,10 +8,12 @@ Invariant: every descriptor returned is close-on-exec.
 
 from __future__ import annotations
 
+import errno
 import struct
 from ctypes import c_char_p, c_int, c_size_t, c_uint, c_ulong
 
 from runtime.linux import libc
+from runtime.linux.libc import SyscallError
 
 MS_RDONLY = 0x1
 MS_NOSUID = 0x2
@@ -140,3 +142,12 @@ def mount_setattr(tree: int, set: int = 0, clear: int = 0, propagation: int = 0,
     flags = libc.AT_EMPTY_PATH | (libc.AT_RECURSIVE if recursive else 0)
     if _mount_setattr(libc.NR_MOUNT_SETATTR, tree, b"", flags, attributes, _MOUNT_ATTR.size) < 0:
         raise libc.failed("mount_setattr")
+
+
+def has_mount_setattr() -> bool:
+    """Whether the kernel has mount_setattr(2), and nothing around this process withholds it."""
+    try:
+        mount_setattr(-1, MOUNT_ATTR_RDONLY)
+    except SyscallError as error:
+        return error.errno == errno.EBADF
+    return False  # it cannot have succeeded

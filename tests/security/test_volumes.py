@@ -12,7 +12,9 @@ import pytest
 
 from proto import api_pb2 as api
 from tests.security.attacks import Attacked, Code, mounts_of, refused
-from tests.security.images import Member, symlink
+from tests.security.images import CHARACTER, Member, build_probe, symlink
+
+GETEUID = 107 if os.uname().machine == "x86_64" else 175
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.leaks("module")]
 
@@ -114,6 +116,35 @@ async def test_a_host_path_is_left_as_it_is(crisp: Attacked, secret: Path) -> No
     after = source.stat()
     assert (after.st_mode, after.st_uid, after.st_ctime_ns) == (before.st_mode, before.st_uid, before.st_ctime_ns)
     assert os.listxattr(source) == []
+
+
+@pytest.mark.parametrize("options", [[], ["noexec"], ["nodev"], ["nosuid"], ["nosuid", "noexec", "nodev"]])
+@pytest.mark.parametrize("of", ["the host", "an image"])
+async def test_mount_options_hold(options: list[str], of: str, crisp: Attacked, tmp_path: Path) -> None:
+    """KEP-5855: without an option, the weak variant, a volume's programs run, give its owner's rights, and its
+    devices open. With `noexec` there is no program that could give rights."""
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    (volume / "gives").write_bytes(build_probe())
+    (volume / "gives").chmod(0o4755)
+    os.mknod(volume / "device", 0o020666, os.makedev(1, 3))
+    (volume / "device").chmod(0o666)
+    config = crisp.attacker("sleep", "1000")
+    config.linux.security_context.run_as_user.value = 1000
+    if of == "an image":
+        node = Member("device", CHARACTER, mode=0o666, device=(1, 3))
+        members = [Member("gives", mode=0o4755, content=build_probe()), node]
+        config.mounts.append(api.Mount(container_path="/v", image=api.ImageSpec(image=await crisp.image(members))))
+        config.mounts[0].readonly = True
+    else:
+        config.mounts.append(api.Mount(container_path="/v", host_path=str(volume)))
+    config.mounts[0].mount_options.extend(options)
+    id = await crisp.run(await crisp.run_pod(), config)
+    said = await crisp.say(id, "sh", "-c", f"/v/gives call {GETEUID} || true; : </v/device && echo opened")
+    ran, opened = [word for word in said.replace("opened", "").split() if word.isdigit()], "opened" in said
+    assert ran == ([] if "noexec" in options else ["1000" if "nosuid" in options else "0"])
+    assert opened is ("nodev" not in options)
+    assert said.count("ermission denied") == ("noexec" in options) + ("nodev" in options)
 
 
 async def test_a_joined_path_is_mounted_on_where_it_was_exchanged(secret: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import os
 
 import grpc
 import grpc.aio
+import msgspec
 import pytest
 
 from cri.state.meta import POD_CIDR
@@ -33,6 +34,15 @@ async def test_the_status_has_conditions_handlers_and_json(crisp: Crisp) -> None
     assert shown["versions"]["crisp"] == version() and shown["versions"]["kernel"] == os.uname().release
     assert shown["features"]["cgroup_driver"] == "cgroupfs" and "CAP_CHOWN" in shown["features"]["capabilities"]
     assert not (await crisp.runtime.Status(api.StatusRequest())).info
+
+
+async def test_what_the_kernel_lacks_is_not_announced(crisp: Crisp, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests of mounts show that it is real where it is announced."""
+    for has in (True, False):
+        monkeypatch.setattr(crisp.host, "facts", msgspec.structs.replace(crisp.host.facts, recursive_read_only=has))
+        answer = await crisp.runtime.Status(api.StatusRequest())
+        assert {each.features.recursive_read_only_mounts for each in answer.runtime_handlers} == {has}
+        assert answer.features.mount_options is has and answer.features.supplemental_groups_policy
 
 
 async def test_a_daemon_that_recovers_says_so(crisp: Crisp) -> None:

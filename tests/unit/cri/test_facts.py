@@ -14,6 +14,7 @@ from cri.facts import cgroup2_options, devices_at, node_at, read_boot_id, read_d
 from cri.plan.facts import HostDevice
 from proto import api_pb2 as api
 from runtime.cgroups.layout import Kind
+from runtime.linux import mount
 from tests.unit.cri.conftest import make_layout
 
 NULL = HostDevice("/dev/null", "c", 1, 3, stat.S_IMODE(os.stat("/dev/null").st_mode), 0, 0)
@@ -29,7 +30,10 @@ def test_the_boot_id_is_the_kernels() -> None:
     assert read_boot_id() == Path("/proc/sys/kernel/random/boot_id").read_text().strip() != ""
 
 
-def test_the_host_says_who_it_is_and_what_it_has() -> None:
+def test_the_host_says_who_it_is_and_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    for has in (False, True):
+        monkeypatch.setattr(mount, "has_mount_setattr", lambda has=has: has)
+        assert read_host_facts(make_layout(Kind.V2)).recursive_read_only is has
     found = read_host_facts(make_layout(Kind.V2))
     assert found.hostname == os.uname().nodename
     assert found.cpus == read_text("/sys/devices/system/cpu/online")

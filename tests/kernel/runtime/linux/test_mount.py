@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 from collections.abc import Callable
@@ -122,3 +123,15 @@ def test_a_context_that_was_not_made_is_not_mounted() -> None:
         assert failed.value.errno in (errno.EINVAL, errno.ENOENT)
     finally:
         os.close(context)
+
+
+def test_what_withholds_mount_setattr_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert mount.has_mount_setattr()
+    for answer, has in ((errno.ENOSYS, False), (errno.EPERM, False), (errno.EBADF, True), (0, False)):
+
+        def answered(*_: object, number: int = answer) -> int:
+            ctypes.set_errno(number)
+            return -1 if number else 0
+
+        monkeypatch.setattr(mount, "_mount_setattr", answered)
+        assert mount.has_mount_setattr() is has

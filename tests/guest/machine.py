@@ -25,7 +25,7 @@ MEMORY = "1536M"
 PROCESSORS = 2
 KERNEL_OPTIONS = (
     "console=ttyS0 root=/dev/nvme0n1 rw rootwait rootfstype=ext4 panic=-1 quiet systemd.show_status=0 "
-    "mitigations=off nokaslr audit=0 random.trust_cpu=1 net.ifnames=0 psi=1"
+    "mitigations=off nokaslr audit=0 random.trust_cpu=1 net.ifnames=0 psi=1 apparmor=1 security=apparmor"
 )
 BOOT = 180.0
 """Seconds until the agent must have spoken."""

@@ -25,7 +25,7 @@ KERNEL = "linux-image-6.12-cloud-amd64"
 
 PACKAGES = (
     *("systemd-sysv", "dbus", "udev", "kmod", "procps", "util-linux", "iproute2"),
-    *("apparmor", "nftables", "libseccomp2", "busybox", "python3"),
+    *("apparmor", "sudo", "nftables", "libseccomp2", "busybox", "python3"),  # sudo: critest loads profiles by it
 )
 LEFT_OUT = ("doc", "man", "locale", "info", "lintian")
 """Folders of /usr/share."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -20,6 +21,7 @@ def test_the_machine_is_what_these_tests_are_for() -> None:
     assert found.kind is Kind.V2 and found.v2 == str(CGROUPS)
     assert found.v2_controllers >= {"cpu", "cpuset", "io", "memory", "pids", "hugetlb"}
     assert Path("/sys/module/apparmor/parameters/enabled").read_text() == "Y\n"
+    assert Path("/sys/kernel/security/apparmor/profiles").exists() and shutil.which("apparmor_parser")
     assert Path("/proc/pressure/memory").exists()
 
 

@@ -24,10 +24,11 @@ def is_missing() -> bool:
     return shutil.which("go") is None
 
 
-def build(folder: Path, package: str, ldflags: str = "") -> Path:
+def build(folder: Path, package: str, ldflags: str = "", *, tests: bool = False) -> Path:
     """The program of ``package`` as ``folder``'s go.mod has it, from the cache or built into it.
 
-    A ``package`` that begins with ``./`` is a folder of our own beside go.mod.
+    A ``package`` that begins with ``./`` is a folder of our own beside go.mod. ``tests``: the program
+    that runs the package's tests, which is what some suites are published as.
 
     Raises:
         subprocess.CalledProcessError: Go refused; it has said why.
@@ -49,7 +50,8 @@ def build(folder: Path, package: str, ldflags: str = "") -> Path:
             shutil.copy(file, target)
         # Not read-only: of a module without a list of what it needs indirectly, Go makes one.
         environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=mod -trimpath -buildvcs=false"}
-        command = ["go", "build", "-ldflags", f"-s -w {ldflags}", "-o", str(fresh), package]
+        verb = ["test", "-c"] if tests else ["build"]
+        command = ["go", *verb, "-ldflags", f"-s -w {ldflags}", "-o", str(fresh), package]
         subprocess.run(command, cwd=copy, env=environment, check=True)
     fresh.rename(program)
     return program

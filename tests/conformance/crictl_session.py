@@ -60,9 +60,9 @@ def build_crictl() -> Path:
 
 
 @contextlib.contextmanager
-def serve(folder: Path) -> Iterator[Path]:
-    """A daemon of our own; yields crictl's configuration file."""
-    (folder / "config.toml").write_text(SETTINGS)
+def serve(folder: Path, settings: str = SETTINGS) -> Iterator[Path]:
+    """A daemon of our own with these settings, at ``crisp.sock`` in ``folder``; yields crictl's configuration file."""
+    (folder / "config.toml").write_text(settings)
     command = [str(CRISP), "serve", "--config", str(folder / "config.toml"), "--listen", f"unix://{folder}/crisp.sock"]
     command += ["--root", str(folder / "root"), "--state", str(folder / "state"), "--metrics", ""]
     daemon = subprocess.Popen(command, stdin=subprocess.DEVNULL)

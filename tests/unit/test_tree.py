@@ -18,6 +18,7 @@ UNMIRRORED = (
     "tests/unit/proto/",
     "tests/unit/deploy/",
     "tests/unit/bench/",
+    "tests/unit/conformance/",
     "tests/unit/guest/",
     "tests/unit/runtime/rootfs/test_making.py",
     "tests/kernel/network/traffic/",  # of packets, whichever modules let them pass

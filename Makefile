@@ -12,7 +12,7 @@ LONG := tests/cri/test_bench.py tests/cri/test_load.py
 NODES := tests/cri/test_other_nodes.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run check test test-unit test-kernel test-cri test-load test-attacks test-failpoints test-network test-kubelet guest fuzz conformance bench lock clean
+.PHONY: help install install-dev run check test test-unit test-kernel test-cri test-load test-attacks test-failpoints test-network test-kubelet guest fuzz conformance conformance-full bench lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -80,12 +80,17 @@ guest: $(BIN)/.installed-dev ## crisp as a service of systemd, with cgroup v2 al
 fuzz: $(BIN)/.installed-dev ## mutated bytes for the parsers, 20 s each; ARGS="spdy --seconds 60" for one
 	$(BIN)/python -m tests.fuzz $(or $(ARGS),all)
 
-conformance: $(BIN)/.installed-dev ## the published crictl, client-go and CNI test plugin, built by Go, against crisp (as root)
+conformance: $(BIN)/.installed-dev ## the published critest, crictl, client-go and CNI test plugin, built by Go (as root)
 	@deploy/install-deps --test
 	$(BIN)/python tests/conformance/crictl_smoke.py
 	$(BIN)/python tests/conformance/streaming.py
 	$(BIN)/python tests/conformance/crictl_streaming.py
 	$(BIN)/python tests/conformance/cni_programs.py
+	$(BIN)/python -m tests.conformance.critest --document docs/conformance.md $(ARGS)
+
+conformance-full: $(BIN)/.installed-dev ## critest serial and parallel, over SPDY and WebSocket, three times (as root)
+	@deploy/install-deps --test
+	$(BIN)/python -m tests.conformance.critest --full $(ARGS)
 
 bench: $(BIN)/.installed-dev ## how long things take; ARGS="--endpoint A --vs B" compares (as root)
 	$(BIN)/python -m tests.bench $(ARGS)

@@ -10,6 +10,7 @@ Invariant: nothing below a folder is deleted while anything is mounted there: sp
 from __future__ import annotations
 
 import contextlib
+import errno
 import shutil
 import subprocess
 import tempfile
@@ -21,6 +22,7 @@ import grpc
 
 from proto import api_pb2 as api
 from proto import api_pb2_grpc as rpc
+from runtime.cgroups.layout import detect
 from runtime.linux.mount import MNT_DETACH, UMOUNT_NOFOLLOW, umount2
 from tests.conformance import registry
 from tests.conformance.crictl_session import serve
@@ -41,7 +43,7 @@ SEGMENT = 1 << 20
 @contextlib.contextmanager
 def runtime(folder: Path, layout: Path) -> Iterator[str]:
     """A daemon in ``folder``; yields its endpoint. Afterwards no pod of it is left."""
-    with registry.serve(layout) as host:
+    with registry.serve(layout) as host, controllers_taken_back():
         registry.write_hosts(folder / "certs.d", host)
         with serve(folder, SETTINGS.format(certs=folder / "certs.d")):
             endpoint = f"unix://{folder}/crisp.sock"
@@ -49,6 +51,25 @@ def runtime(folder: Path, layout: Path) -> Iterator[str]:
                 yield endpoint
             finally:
                 remove_pods(endpoint)
+
+
+@contextlib.contextmanager
+def controllers_taken_back() -> Iterator[None]:
+    """What a daemon had the root of the v2 tree hand down, and nobody before it, is taken back once it has gone.
+
+    It leaves that: pods of another one may need it by then, and in that case it stays here as well.
+    """
+    control = Path(detect().v2 or "/nowhere", "cgroup.subtree_control")
+    before = control.read_text().split() if control.exists() else []
+    try:
+        yield
+    finally:
+        for controller in set(control.read_text().split() if control.exists() else ()).difference(before):
+            try:
+                control.write_text(f"-{controller}")
+            except OSError as error:
+                if error.errno != errno.EBUSY:
+                    raise
 
 
 @contextlib.contextmanager

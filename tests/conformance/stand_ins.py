@@ -202,10 +202,11 @@ def find_busybox() -> str:
     installed = shutil.which("busybox", path=PATH)
     if installed and read_interpreter(Path(installed).read_bytes()):
         return installed
-    folder = golang.cache_folder() / "busybox"
-    if not (folder / "bin/busybox").exists():
+    unpacked = golang.cache_folder() / "busybox"
+    unpacked.mkdir(parents=True, exist_ok=True)
+    if not list(unpacked.glob("**/bin/busybox")):
         with tempfile.TemporaryDirectory() as downloads:
             subprocess.run(["apt-get", "-q", "download", "busybox"], cwd=downloads, check=True)
             (package,) = Path(downloads).glob("busybox_*.deb")
-            subprocess.run(["dpkg-deb", "-x", package, folder], check=True)
-    return str(next(path for path in (folder / "bin/busybox", folder / "usr/bin/busybox") if path.exists()))
+            subprocess.run(["dpkg-deb", "-x", package, unpacked], check=True)
+    return str(next(unpacked.glob("**/bin/busybox")))

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import pytest
 
 from runtime import container, crilog, exits
-from runtime.errors import AlreadyExists, FailedPrecondition, HostFault, NotFound, StartRefused
+from runtime.errors import AlreadyExists, FailedPrecondition, HostFault, InvalidArgument, NotFound, StartRefused
 from runtime.linux.script import Script
 from tests.descriptors import open_descriptors
 from tests.kernel.runtime.conftest import Clock
@@ -100,7 +100,7 @@ def test_a_reason_of_the_host_is_a_host_fault(pod: Driven, image: Image) -> None
 
 def test_a_log_that_cannot_be_opened_refuses_the_start(pod: Driven, image: Image) -> None:
     (image.path / "log").symlink_to("/dev")
-    with pytest.raises(FailedPrecondition, match="not a regular file"):
+    with pytest.raises(InvalidArgument, match="not a regular file"):
         pod.do("start", request(image, "true", log_path=f"{image.path}/log/null"))
     assert len(pod.monitor.pod.children) == 0
 

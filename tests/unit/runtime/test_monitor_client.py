@@ -19,7 +19,7 @@ from runtime.errors import DeadlineExceeded, HostFault, NotFound, NotSupported, 
 from runtime.linux.spawn import MAGIC
 from runtime.monitor_client import MonitorClient, write_init
 from runtime.mountpoints import plan_mountpoints
-from runtime.spec import Mountpoint, Rootfs
+from runtime.spec import PAUSE_ROOT, Mountpoint, Rootfs
 from tests.descriptors import open_descriptors
 
 T = TypeVar("T")
@@ -246,7 +246,7 @@ async def test_a_sandbox_of_a_blank_pod_comes_with_what_is_new(played: Played) -
     assert blank.netlink is not None
     request = sandbox(["network", "uts", "pid"])
     made, _, args = await played.serve(played.client.sandbox(request), {"pause_pid": 7}, 1)
-    assert (args["held"], args["new"]) == (["network", "uts"], ["pid"])
+    assert (args["held"], args["new"]) == (["network", "uts", PAUSE_ROOT], ["pid"])
     assert (list(made.namespaces), made.netlink) == (["pid"], None)
     channel.close_all([*blank.namespaces.values(), blank.netlink, *made.namespaces.values()])
 

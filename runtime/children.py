@@ -7,7 +7,8 @@ which it reports:
 
     a word with descriptors         b"console": the master of the terminal that it made;
                                     b"namespaces": the pod's (``runtime.pause``)
-    a failed call                   number and errno (``runtime.linux.spawn.failure``)
+    its new pid, with a pidfd       it goes on as that process, a child like itself (``runtime.user_namespace``)
+    a failed call                   number and errno (``runtime.linux.spawn.failure``); the first one counts
     a JSON object with "kind"       the fault that stopped it (``errors.to_wire``)
     any other JSON object           the answer of a child that never execs
     end of file                     execve has happened, or the child has died
@@ -73,7 +74,10 @@ class Birth:
 class Child:
     """A child; ``pid`` and ``pidfd`` are valid until it has been reaped."""
 
-    def __init__(self, birth: Birth, pid: int, report: Socket, loop: Loop) -> None:
+    def __init__(
+        self, birth: Birth, pid: int, report: Socket, loop: Loop, reborn: Callable[[Child], None] = lambda child: None
+    ) -> None:
+        """``reborn`` is told when it goes on as another process."""
         self.pid = pid
         self.pidfd = os.pidfd_open(pid)
         self.given: list[int] = []
@@ -82,6 +86,8 @@ class Child:
         self._birth = birth
         self._report: Socket | None = report
         self._failure: Fault | None = None
+        self._killed = False
+        self._reborn = reborn
         self._loop = loop
         report.setblocking(False)
         loop.watch(report.fileno(), READ, self._read_report)
@@ -101,6 +107,7 @@ class Child:
         """
         if self.pidfd < 0:
             return
+        self._killed = self._killed or number == signal.SIGKILL
         try:
             signal.pidfd_send_signal(self.pidfd, number)
         except ProcessLookupError:
@@ -120,11 +127,18 @@ class Child:
             return False
         return True
 
-    def reaped(self, status: int) -> None:
-        """It has ended with the wait status ``status``: take its last report, then tell."""
-        while self._report is not None:
-            if not self._read_report():
-                self._end_report(self._report)
+    def take_report(self) -> None:
+        """All that it has said by now."""
+        while self._read_report():
+            pass
+
+    def reaped(self, pid: int, status: int) -> None:
+        """``pid``, which it was, has ended with the wait status ``status``: take its last report, then tell."""
+        self.take_report()
+        if pid != self.pid:
+            return  # it lives on
+        if self._report is not None:
+            self._end_report(self._report)
         os.close(self.pidfd)
         self.pidfd = -1
         if self._failure is None:
@@ -151,9 +165,18 @@ class Child:
             self._end_report(report)
         elif data.startswith(b"{"):
             self._take_document(data)
+        elif self.given and (pid := spawn.reborn(data)) is not None:
+            self._go_on_as(pid, self.given.pop())
         elif (failed := spawn.failure(data)) is not None:
-            self._failure = ScriptFailed(*failed)
+            self._failure = self._failure or ScriptFailed(*failed)
         return True
+
+    def _go_on_as(self, pid: int, pidfd: int) -> None:
+        os.close(self.pidfd)
+        self.pid, self.pidfd = pid, pidfd
+        self._reborn(self)
+        if self._killed:  # that may have met an empty shell
+            self.signal(signal.SIGKILL)
 
     def _take_document(self, data: bytes) -> None:
         try:
@@ -248,7 +271,8 @@ class Children:
             if birth.cgroup is not None:
                 cgroup = kill.open_v2(birth.cgroup)
             pid = bear(cgroup, theirs.fileno())
-            child = self._children[pid] = Child(birth, pid, ours, self._loop)
+            child = Child(birth, pid, ours, self._loop, self._follow)
+            self._follow(child)
             return child
         except BaseException:
             ours.close()
@@ -270,11 +294,20 @@ class Children:
                 return
             if pid == 0:
                 return
-            child = self._children.pop(pid, None)
+            child = self._children.pop(pid, None) or self._find_reborn(pid)
             if child is not None:
-                self._loop.guard(functools.partial(child.reaped, status))
+                self._loop.guard(functools.partial(child.reaped, pid, status))
                 if not self._children:
                     self._loop.guard(self._on_last)
+
+    def _follow(self, child: Child) -> None:
+        self._children[child.pid] = child
+
+    def _find_reborn(self, pid: int) -> Child | None:
+        """A child that is ``pid`` by now, and has told so already; an orphan is nobody's."""
+        for child in [*self._children.values()]:
+            self._loop.guard(child.take_report)
+        return self._children.pop(pid, None)
 
 
 _handling = False

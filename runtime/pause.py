@@ -51,7 +51,7 @@ def plan_blank(kinds: Sequence[str]) -> Script:
 def plan_pause(request: SandboxRequest, held: Sequence[str], seccomp: Filter | None) -> Script:
     """Be in the pod's namespaces, hand those that are new to the monitor, become pause.
 
-    The process is born in the new PID namespace if one is asked for. Its given
+    The process is born in the new PID namespace if one is asked for, and no user namespace. Its given
     descriptors are the namespaces ``held``, in order, that a blank pod has already, and its ``PAUSE_ROOT``;
     the others of ``request["namespaces"]`` are made, and the first word to the monitor carries what
     ``pod_namespaces.create`` returns.
@@ -95,7 +95,8 @@ def _enter_namespaces(script: Script, request: SandboxRequest, held: Sequence[st
         pod_namespaces.enter(script, held, hostname, sysctls)
     new = [kind for kind in request["namespaces"] if kind not in held]
     # What a blank pod has is set up by now, and what is new here then is that of processes.
-    _hand_over(script, pod_namespaces.create(script, new, "" if held else hostname, {} if held else sysctls))
+    name, settings = ("", {}) if held else (hostname, sysctls)
+    _hand_over(script, pod_namespaces.create(script, new, name, settings, request.get("ids")))
 
 
 def _hand_over(script: Script, made: list[Slot]) -> None:

@@ -76,7 +76,7 @@ class Sandbox:
             on_failed=functools.partial(self._on_failed, reply),
             on_exit=self._on_exit,
             cgroup=request["cgroup"],
-            flags=CLONE_NEWPID if "pid" in kinds else 0,
+            flags=CLONE_NEWPID if "pid" in kinds and "user" not in kinds else 0,
         )
         self._pause = self._pod.children.spawn(birth, self._pod.launch, reply.script(), held)
         self._cgroup = request["cgroup"]

@@ -15,6 +15,9 @@ from __future__ import annotations
 
 from typing import NotRequired, TypedDict
 
+UNMAPPED = 2**32 - 1
+"""As chown(2) has it: the owner stays who it is."""
+
 
 class User(TypedDict):
     """Numeric only: names were resolved before (OCI ``process.user``)."""
@@ -79,7 +82,7 @@ class Namespace(TypedDict):
 
 
 class Device(TypedDict):
-    """``type`` is c, b or p; ``fileMode`` permission bits."""
+    """``type`` is c, b or p; ``fileMode`` permission bits. An owner of ``UNMAPPED`` has no id in the container."""
 
     path: str
     type: str
@@ -122,8 +125,25 @@ class Seccomp(TypedDict):
     syscalls: list[SeccompCall]
 
 
+class OciIdMapping(TypedDict):
+    containerID: int
+    hostID: int
+    size: int
+
+
+class IdMapping(TypedDict):
+    """Users and groups alike: ``size`` ids from 0 on in a pod's user namespace are those from ``host`` on outside."""
+
+    host: int
+    size: int
+
+
 class Linux(TypedDict):
+    """Without ``uidMappings`` there is no user namespace; ``gidMappings`` are the same."""
+
     namespaces: list[Namespace]
+    uidMappings: NotRequired[list[OciIdMapping]]
+    gidMappings: NotRequired[list[OciIdMapping]]
     devices: list[Device]
     cgroupsPath: str
     sysctl: dict[str, str]
@@ -234,6 +254,8 @@ class ExecRequest(TypedDict):
     seccomp_flags: NotRequired[int]
     stdin: bool
     timeout: float | None
+    ids: NotRequired[IdMapping]
+    """Of the container's user namespace, if it has one."""
 
 
 PAUSE_ROOT = "root"
@@ -243,8 +265,8 @@ PAUSE_ROOT = "root"
 class SandboxRequest(TypedDict):
     """The pod's namespaces and its pause process.
 
-    ``namespaces`` lists the new ones among network, ipc, uts, pid. ``sysctls`` are
-    written inside them. ``pause`` is the security context of the pause process.
+    ``namespaces`` lists the new ones among user (then ``ids`` is its mapping), network, ipc, uts, pid.
+    ``sysctls`` are written inside them. ``pause`` is the security context of the pause process.
     """
 
     namespaces: list[str]
@@ -256,6 +278,7 @@ class SandboxRequest(TypedDict):
     seccomp: str | None
     seccomp_flags: NotRequired[int]
     oom_score_adj: int
+    ids: NotRequired[IdMapping]
 
 
 class ContainerBirth(TypedDict):
@@ -319,3 +342,14 @@ class ExitRecord(TypedDict):
     reason: NotRequired[str]
     message: NotRequired[str]
     log_dropped: NotRequired[int]
+
+
+def mapping_of(linux: Linux) -> IdMapping | None:
+    """That of the user namespace of a document, None without one."""
+    mappings = linux.get("uidMappings")
+    return None if not mappings else {"host": mappings[0]["hostID"], "size": mappings[0]["size"]}
+
+
+def to_host(number: int, ids: IdMapping) -> int:
+    """The id on the host of ``number`` in the user namespace; ``UNMAPPED`` where it has none."""
+    return ids["host"] + number if 0 <= number < ids["size"] else UNMAPPED

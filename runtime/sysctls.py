@@ -17,7 +17,7 @@ from collections.abc import Collection, Mapping
 from runtime.errors import FailedPrecondition, Fault, HostFault, InvalidArgument
 from runtime.linux import files
 from runtime.linux.libc import AT_FDCWD
-from runtime.linux.script import Script, load
+from runtime.linux.script import Label, Script, Slot, load
 
 _KEY = re.compile(r"[a-zA-Z0-9_][-a-zA-Z0-9_]*(?:[./][a-zA-Z0-9_][-a-zA-Z0-9_]*)+", re.ASCII)
 _IPC = frozenset(
@@ -44,6 +44,7 @@ _KINDS: dict[int, type[Fault]] = {
 }
 _STEP = "set a sysctl"
 _RESOLVE = files.RESOLVE_BENEATH | files.RESOLVE_NO_SYMLINKS | files.RESOLVE_NO_XDEV
+_HOW = struct.pack("=QQQ", os.O_WRONLY | os.O_CLOEXEC, 0, _RESOLVE)
 
 
 def sysctl_path(key: str) -> str:
@@ -72,8 +73,12 @@ def namespace_of(path: str) -> str | None:
     return "uts" if path in _UTS else None
 
 
-def write_sysctls(script: Script, sysctls: Mapping[str, str], namespaces: Collection[str]) -> None:
-    """Write ``sysctls`` in the process's namespaces, of which ``namespaces`` are the pod's own.
+def write_sysctls(
+    script: Script, sysctls: Mapping[str, str], namespaces: Collection[str], owner: int | None = None
+) -> None:
+    """Write ``sysctls`` in the process's namespaces, of which ``namespaces`` are the pod's own. ``owner`` is the
+    user, as the host counts, who is root of their user namespace, if that is another than the process's: since
+    Linux 6.9 those of the IPC namespace are for nobody else to write, and before for nobody but the host's root.
 
     When it is carried out, a value that the kernel refuses is an InvalidArgument, a sysctl
     that it does not have a FailedPrecondition, any other reason a HostFault.
@@ -94,13 +99,33 @@ def write_sysctls(script: Script, sysctls: Mapping[str, str], namespaces: Collec
         root = script.opened("openat", AT_FDCWD, "/proc/sys", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, 0)
         script.call("fstatfs", root, found)
         script.expect(load(found), files.PROC_SUPER_MAGIC, HostFault, "is not on procfs", mask=0xFFFFFFFF)
-    how = struct.pack("=QQQ", os.O_WRONLY | os.O_CLOEXEC, 0, _RESOLVE)
     for path, value in paths.items():
         with script.step(_STEP, path):
-            file = script.opened("openat2", root, path, how, len(how), refuse=_Refusals("openat2"))
-            script.call("write", file, value, len(value.encode()), refuse=_Refusals("write"))
-            script.close(file)
+            if owner is None:
+                _write(script, root, path, value)
+            else:
+                _write_as(script, root, path, value, owner)
     script.close(root)
+
+
+def _write(script: Script, root: Slot, path: str, value: str, denied: Label | None = None) -> None:
+    """Go on at ``denied``, if that is given, where the process may not."""
+    file, forgive = script.slot(), () if denied is None else (errno.EACCES,)
+    opening = (root, path, _HOW, len(_HOW))
+    script.call("openat2", *opening, to=file, forgive=forgive, otherwise=denied, refuse=_Refusals("openat2"))
+    script.call("write", file, value, len(value.encode()), refuse=_Refusals("write"))
+    script.close(file)
+
+
+def _write_as(script: Script, root: Slot, path: str, value: str, owner: int) -> None:
+    denied, done = Label(), Label()
+    _write(script, root, path, value, denied)
+    script.jump(done)
+    script.here(denied)
+    script.call("setresuid", -1, owner, -1)
+    _write(script, root, path, value)
+    script.call("setresuid", -1, 0, -1)
+    script.here(done)
 
 
 class _Refusals:

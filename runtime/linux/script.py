@@ -265,11 +265,18 @@ class Script:
         a slot may have it negative, as a forgiven failure leaves it."""
         self.call("FAIL", errno, call)
 
-    def hand_over(self, word: bytes, descriptors: Sequence[Slot]) -> None:
-        """Send ``descriptors`` (SCM_RIGHTS) to the monitor, as ``word``; they stay open."""
-        count = len(descriptors)
+    def hand_over(self, word: bytes, descriptors: Sequence[Slot], number: Argument = None) -> None:
+        """Send ``descriptors`` (SCM_RIGHTS) to the monitor, as ``word``; they stay open. ``number``, eight bytes,
+        goes along where it is given."""
+        count, size = len(descriptors), len(word)
         header, vector, rights = self.room(56), self.room(16), self.room(16 + 4 * count + 8)
-        self.fill(vector, struct.pack("=QQ", offset(self.data(word)), len(word)))
+        said = self.data(word)
+        if number is not None:
+            said = self.room(size + 8)
+            self.fill(said, word)
+            self.store(plus(said, size), number)
+            size += 8
+        self.fill(vector, struct.pack("=QQ", offset(said), size))
         self.fill(rights, struct.pack("=Qii", 16 + 4 * count, 1, 1))  # SOL_SOCKET, SCM_RIGHTS
         padded = 16 + (4 * count + 7 & ~7)
         self.fill(header, struct.pack("=QQQQQQQ", 0, 0, offset(vector), 1, offset(rights), padded, 0))

@@ -20,6 +20,9 @@ MAGIC = 0x31736372
 RELEASE = b"!"
 """What a process that waits (``runtime.child.wait_released``) is told: to go on."""
 
+REBORN = b"reborn: "
+"""What a process that goes on as another one (``runtime.user_namespace``) reports: this, the pid, and a pidfd."""
+
 _BORN_OFFSET = 8
 _BORN = struct.Struct("=ii")
 _FAILURE = struct.Struct("=IIi")
@@ -32,6 +35,13 @@ def failure(packet: bytes) -> tuple[int, int] | None:
         return None
     _, at, errno = _FAILURE.unpack(packet)
     return at, errno
+
+
+def reborn(packet: bytes) -> int | None:
+    """The pid, as the caller's parent counts, if ``packet`` is the report of who goes on as another process."""
+    if len(packet) != len(REBORN) + 8 or not packet.startswith(REBORN):
+        return None
+    return int.from_bytes(packet[len(REBORN) :], "little")
 
 
 def spawn(

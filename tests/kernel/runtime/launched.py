@@ -63,7 +63,7 @@ def wait_report(script: Script, report: socket.socket) -> tuple[list[int], Fault
                 return handed, fault
             failed = failure(message)
             if failed is not None:
-                fault = script.fault(*failed)
+                fault = fault or script.fault(*failed)
 
 
 def carried_out(write: Writer, given: Mapping[str, int] | None = None, flags: int = 0) -> list[int]:

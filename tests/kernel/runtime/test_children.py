@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import socket
 import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,7 @@ from runtime.errors import Fault, HostFault, ScriptFailed, StartRefused, to_wire
 from runtime.linux.libc import AT_FDCWD
 from runtime.linux.namespaces import CLONE_NEWPID
 from runtime.linux.script import Script
-from runtime.linux.spawn import MAGIC
+from runtime.linux.spawn import MAGIC, REBORN
 from runtime.loop import Loop
 from runtime.program import LAUNCH, open_program
 from tests.descriptors import open_descriptors
@@ -114,7 +115,8 @@ def waiting_child(nursery: Nursery) -> tuple[Child, channel.Socket]:
         os.kill(os.getpid(), signal.SIGSTOP)
         signal.pause()
     os.waitid(os.P_PID, pid, os.WSTOPPED)
-    child = nursery.children._children[pid] = Child(nursery.birth(), pid, ours, nursery.loop)
+    child = Child(nursery.birth(), pid, ours, nursery.loop, nursery.children._follow)
+    nursery.children._follow(child)
     return child, theirs
 
 
@@ -145,6 +147,69 @@ def test_a_release_that_nobody_read_leaves_the_end_what_it_is(nursery: Nursery) 
     theirs.close()
     child.signal(signal.SIGKILL)
     assert nursery.wait("ready", "exit", "last")[1] == -signal.SIGKILL
+
+
+def tell_reborn(theirs: channel.Socket, pid: int, pidfd: int) -> None:
+    rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("=i", pidfd))
+    theirs.sendmsg([REBORN + struct.pack("=Q", pid)], [rights])
+
+
+def reborn_as(code: int, theirs: channel.Socket) -> int:
+    """A process that has ended with ``code``, told of as who a child goes on as; it is not reaped yet."""
+    pid = os.fork()
+    if pid == 0:
+        os._exit(code)
+    pidfd = os.pidfd_open(pid)
+    tell_reborn(theirs, pid, pidfd)
+    os.close(pidfd)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    return pid
+
+
+@pytest.mark.parametrize("first_life_ends", [True, False])
+def test_the_end_of_who_goes_on_as_another_process_is_that_of_the_other(
+    nursery: Nursery, first_life_ends: bool
+) -> None:
+    """Also where both have ended before a word of it was read."""
+    child, theirs = waiting_child(nursery)
+    before = child.pid
+    if first_life_ends:
+        child.signal(signal.SIGTERM)
+        os.kill(before, signal.SIGCONT)
+        os.waitid(os.P_PID, before, os.WEXITED | os.WNOWAIT)
+    pid = reborn_as(5, theirs)
+    theirs.close()
+    nursery.children._reap()
+    assert child.pid == pid
+    if not first_life_ends:
+        os.kill(before, signal.SIGKILL)
+    assert nursery.wait("ready", "exit", *(["last"] if first_life_ends else []))[1] == 5
+    if not first_life_ends:
+        nursery.wait("ready", "exit", "last")
+
+
+def test_a_kill_reaches_who_goes_on_as_another_process(nursery: Nursery) -> None:
+    child, theirs = waiting_child(nursery)
+    pid = os.fork()
+    if pid == 0:
+        signal.pause()
+    pidfd = os.pidfd_open(pid)
+    child.signal(signal.SIGKILL)  # before it has told
+    tell_reborn(theirs, pid, pidfd)
+    os.close(pidfd)
+    theirs.close()
+    assert nursery.wait("ready", "exit", "last")[1] == -signal.SIGKILL
+    assert child.pid == pid
+
+
+def test_the_first_of_two_failures_counts(nursery: Nursery) -> None:
+    child, theirs = waiting_child(nursery)
+    for number in (errno.EPERM, errno.EIO):
+        theirs.send(struct.pack("=IIi", MAGIC, 5, number))
+    theirs.close()
+    child.signal(signal.SIGKILL)
+    (failed, _) = nursery.wait("failed", "last")
+    assert isinstance(failed, ScriptFailed) and failed.errno == errno.EPERM
 
 
 def test_an_end_by_signal_is_told_as_such(nursery: Nursery) -> None:

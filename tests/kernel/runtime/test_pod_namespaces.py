@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import socket
@@ -13,9 +14,10 @@ import pytest
 
 from runtime import pod_namespaces
 from runtime.channel import close_all
-from runtime.errors import HostFault, InvalidArgument
+from runtime.errors import FailedPrecondition, HostFault, InvalidArgument
 from runtime.linux import namespaces
 from runtime.linux.script import Script, Slot
+from runtime.spec import IdMapping
 from tests.kernel.runtime.forked import in_child
 from tests.kernel.runtime.launched import carried_out, needs_launch
 from tests.kernel.runtime.observed import stopped
@@ -26,10 +28,11 @@ T = TypeVar("T")
 
 ALL = ["network", "ipc", "uts"]
 LINKS = {"network": "net", "ipc": "ipc", "uts": "uts", "pid": "pid"}
+NS_GET_USERNS = 0xB701
 
 
 def link(kind: str, process: int | str = "self") -> str:
-    return os.readlink(f"/proc/{process}/ns/{LINKS[kind]}")
+    return os.readlink(f"/proc/{process}/ns/{LINKS.get(kind, kind)}")
 
 
 def inode(descriptor: int) -> str:
@@ -88,6 +91,52 @@ def test_the_pid_namespace_is_the_one_of_birth() -> None:
     os.close(own)
 
 
+IDS: IdMapping = {"host": 300_000, "size": 65536}
+
+
+def owned(kinds: Sequence[str], **sysctls: str) -> Callable[[Script], list[Slot]]:
+    wanted = {key.replace("__", "."): value for key, value in sysctls.items()}
+    return lambda script: pod_namespaces.create(script, kinds, "inner", wanted, IDS)
+
+
+def test_with_a_user_namespace_all_others_belong_to_it() -> None:
+    kinds = ["user", *ALL]
+    with stopped(owned(kinds)) as (pid, made):
+        user, *others = made[:-1]
+        assert [str(os.fstat(fd).st_ino) in link(kind, pid) for fd, kind in zip(made[:-1], kinds, strict=True)] == [
+            True
+        ] * 4
+        for fd in others:
+            owner = fcntl.ioctl(fd, NS_GET_USERNS)
+            assert os.fstat(owner).st_ino == os.fstat(user).st_ino
+            os.close(owner)
+        assert Path(f"/proc/{pid}/uid_map").read_text().split() == ["0", "300000", "65536"]
+
+
+def test_the_sysctls_of_such_namespaces_are_set_though_their_root_may_not() -> None:
+    """The range of groups has ids that the user namespace has not."""
+    kinds = ["user", *ALL]
+    wanted = {"net__ipv4__ping_group_range": "0 2147483647", "kernel__shm_rmid_forced": "1"}
+    made = carried_out(owned(kinds, **wanted, net__ipv4__ip_forward="1"))
+
+    def look() -> list[str]:
+        names = ("net/ipv4/ping_group_range", "kernel/shm_rmid_forced", "net/ipv4/ip_forward", "kernel/hostname")
+        return [Path("/proc/sys", name).read_text().strip() for name in names]
+
+    assert inside(made[1:], ALL, look) == ["0\t2147483647", "1", "1", "inner"]
+    close_all(made)
+
+
+def test_a_sysctl_that_they_do_not_have_is_named() -> None:
+    with pytest.raises(FailedPrecondition, match="net/nonesuch: openat2: no such file"):
+        carried_out(owned(["user", *ALL], net__nonesuch="1"))
+
+
+def test_a_user_namespace_needs_a_mapping() -> None:
+    with pytest.raises(InvalidArgument, match="user: a user namespace needs a mapping"):
+        creating(["user", "ipc"])(Script())
+
+
 def test_hostname_and_sysctls_are_set_inside() -> None:
     host = socket.gethostname()
     made = carried_out(creating(ALL, "pod-one", net__ipv4__ip_forward="1"))
@@ -115,7 +164,7 @@ def test_a_sysctl_of_the_host_is_refused_while_the_script_is_written() -> None:
         creating(["ipc"], net__ipv4__ip_forward="1")(Script())
 
 
-@pytest.mark.parametrize("kind", ["nonsense", "mount", "cgroup", "user", "", "x" * 1000])
+@pytest.mark.parametrize("kind", ["nonsense", "mount", "cgroup", "", "x" * 1000])
 def test_a_kind_that_a_pod_does_not_have_is_refused_while_the_script_is_written(kind: str) -> None:
     with pytest.raises(InvalidArgument, match=f"^{kind[:100]}(: )?is no kind of namespace"):
         creating(["uts", kind])(Script())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -44,6 +45,21 @@ def test_pause_is_in_each_namespace_whose_descriptor_is_given(pod: Driven) -> No
         assert sock.family == socket.AF_NETLINK
     close(given.values())
     assert pod.do("hello")["pause"] == pause
+
+
+@pytest.mark.parametrize("kinds", [["user", "network", "uts"], ["user", "pid", "ipc"]])
+def test_pause_is_in_the_pods_user_namespace_and_the_first_of_its_pids(pod: Driven, kinds: list[str]) -> None:
+    pause, given, rest = made(pod, namespaces=kinds, ids={"host": 400_000, "size": 66_000})
+    names = {**LINKS, "user": "user"}
+    for kind, descriptor in given.items():
+        assert str(os.fstat(descriptor).st_ino) in os.readlink(f"/proc/{pause}/ns/{names[kind]}")
+    status = Path(f"/proc/{pause}/status").read_text()
+    assert f"Uid:\t{400_000 + SANDBOX['user']['uid']}\t" in status
+    assert status.split("NSpid:")[1].split("\n")[0].split() == ([str(pause), "1"] if "pid" in kinds else [str(pause)])
+    assert pod.do("hello")["pause"] == pause
+    close(given.values(), rest)
+    os.kill(pause, signal.SIGTERM)
+    assert pod.event("pause_exit")["code"] == 0
 
 
 def test_without_namespaces_of_its_own_a_pod_has_a_pause_alone(pod: Driven) -> None:

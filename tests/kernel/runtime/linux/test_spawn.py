@@ -18,7 +18,7 @@ from runtime.cgroups import kill
 from runtime.errors import HostFault
 from runtime.linux import capabilities, namespaces, seccomp
 from runtime.linux.script import Script
-from runtime.linux.spawn import MAGIC, failure, spawn
+from runtime.linux.spawn import MAGIC, REBORN, failure, reborn, spawn
 from runtime.program import LAUNCH, open_program
 from tests.descriptors import open_descriptors
 from tests.kernel.runtime.driven import cgroups
@@ -269,3 +269,11 @@ def test_a_report_of_a_failed_call_is_told_from_all_else() -> None:
     assert failure(struct.pack("=IIi", MAGIC, 0xFFFFFFFF, 5004)) == (0xFFFFFFFF, 5004)
     for other in (b"", packet[:-1], packet + b"\0", b"console", b'{"kind": 1}}', bytes(12)):
         assert failure(other) is None
+
+
+@pytest.mark.parametrize(
+    ("packet", "pid"),
+    [(REBORN + struct.pack("=Q", 77), 77), (REBORN, None), (b"x" * (len(REBORN) + 8), None)],
+)
+def test_who_goes_on_as_another_process_says_which(packet: bytes, pid: int | None) -> None:
+    assert reborn(packet) == pid

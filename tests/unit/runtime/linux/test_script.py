@@ -214,6 +214,16 @@ def test_taking_the_bytes_twice_changes_nothing() -> None:
     assert script.bytes() == script.bytes()
 
 
+def test_a_number_goes_along_with_what_is_handed_over() -> None:
+    script = Script()
+    script.hand_over(b"word:", [script.given["report"]], script.given["report"])
+    read = Read(script)
+    stored = [read.args(call) for call in range(read.count) if read.calls[call][0] == scripts._CALLS["STORE"]]
+    header = struct.unpack("=7Q", read.at(read.args(read.count - 1)[1], 56))
+    word, size = struct.unpack("=2Q", read.at(header[2], 16))
+    assert (read.at(word, 5), size, stored[0][0]) == (b"word:", 13, word + 5)
+
+
 def test_an_unknown_call_is_an_error() -> None:
     script = Script()
     script.call("reboot")

@@ -31,8 +31,8 @@ from cri.metrics import Metrics
 from cri.metrics_http import MetricsServer
 from cri.profiles import Profiles
 from cri.root_lock import RootLock, StateLock
-from cri.settings import NetworkSettings, Settings, check_supported, instance
-from cri.settings_values import port_of, seconds_of
+from cri.settings import NetworkSettings, Settings, instance
+from cri.settings_values import SYSTEMD, port_of, seconds_of
 from cri.spares import Spares
 from cri.state.database import Database
 from cri.state.images import ImageTable
@@ -53,11 +53,14 @@ from network.cni.provider import CniProvider
 from network.host import HostNetwork
 from network.netthread import NetThread
 from network.routes import StaticRoute
-from runtime.cgroups.layout import detect
+from runtime.cgroups.layout import Layout, detect
 from runtime.cgroups.stats import Sweeper
 from runtime.errors import FailedPrecondition, Fault, HostFault
 from runtime.images.trash import Trash
 from runtime.supervisor import Supervisor
+from runtime.systemd.presence import find_obstacle
+from runtime.systemd.scopes import Scopes
+from runtime.systemd.units import Units
 
 LOG = logging.getLogger("crisp.daemon")
 
@@ -75,7 +78,6 @@ async def build(settings: Settings, undo: contextlib.AsyncExitStack, *, looking:
         FailedPrecondition: another daemon has the root or the state directory, or a setting asks for what is not there.
         HostFault: a directory, the database or the zygote cannot be had.
     """
-    check_supported(settings)
     root, state = take_directories(settings, undo)
     host = await build_host(settings, root, state, undo)
     undo.callback(host.sockets.close)
@@ -105,6 +107,7 @@ def take_directories(settings: Settings, undo: contextlib.AsyncExitStack) -> tup
 
 async def build_host(settings: Settings, root: Path, state: Path, undo: contextlib.AsyncExitStack) -> Host:
     name, layout, tasks, metrics = instance(os.path.realpath(root)), detect(), Tasks(), Metrics(version())
+    scopes = await open_scopes(settings, layout, undo)
     supervisor = await start_supervisor(tasks, undo)
     database = await Database.open(root / "state.db")
     undo.push_async_callback(database.close)
@@ -119,7 +122,8 @@ async def build_host(settings: Settings, root: Path, state: Path, undo: contextl
         state=state,
         boot_id=read_boot_id(),
         layout=layout,
-        facts=read_host_facts(layout),
+        scopes=scopes,
+        facts=read_host_facts(layout, systemd=settings.cgroup.driver == SYSTEMD),
         store=store,
         meta=meta,
         operations=Operations(store, tasks),
@@ -139,6 +143,23 @@ async def build_host(settings: Settings, root: Path, state: Path, undo: contextl
         spares=Spares(root / "spares", tasks),
         trash=Trash(str(root / "trash"), supervisor, tasks.spawn, TRASH_DELAY),
     )
+
+
+async def open_scopes(settings: Settings, layout: Layout, undo: contextlib.AsyncExitStack) -> Scopes:
+    """systemd is asked where it is the driver, and later for what an earlier daemon had it make.
+
+    Raises:
+        FailedPrecondition: it is to be the driver, and cannot.
+        Unavailable, DeadlineExceeded: it does not answer.
+    """
+    scopes = Scopes(layout, Units())
+    undo.callback(scopes.close)
+    if settings.cgroup.driver == SYSTEMD:
+        obstacle = find_obstacle(layout)
+        if obstacle:
+            raise FailedPrecondition(obstacle, step='use [cgroup] driver = "systemd"')
+        await scopes.units.open()
+    return scopes
 
 
 async def start_supervisor(tasks: Tasks, undo: contextlib.AsyncExitStack) -> Supervisor:

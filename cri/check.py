@@ -127,6 +127,8 @@ def check_cgroups(probes: Probes) -> Iterator[Row]:
     yield Row("cgroups", Level.OK, found)
     means = "no pod has limits; docs/operating.md says what helps in a container"
     yield either("cgroup delegation", probes.delegation, Level.FATAL, means)
+    means = '[cgroup] driver = "systemd" is refused at start; cgroupfs works'
+    yield either("systemd cgroup driver", probes.systemd, Level.FALLBACK, means, "there; [cgroup] driver chooses it")
     for name in lacking:
         yield Row(f"{name} controller", Level.MISSING, "not offered", "requests that set it are refused")
     none = "no cgroup v2" if layout.v2 is None else ""

@@ -35,7 +35,8 @@ def read_boot_id() -> str:
     return read_text("/proc/sys/kernel/random/boot_id")
 
 
-def read_host_facts(layout: Layout) -> HostFacts:
+def read_host_facts(layout: Layout, *, systemd: bool = False) -> HostFacts:
+    """``systemd``: it makes the cgroups of pods that come."""
     return HostFacts(
         hostname=os.uname().nodename,
         layout=layout,
@@ -48,6 +49,7 @@ def read_host_facts(layout: Layout) -> HostFacts:
         cpus=read_text("/sys/devices/system/cpu/online"),
         mems=read_text("/sys/devices/system/node/online"),
         cgroup2_options=cgroup2_options(read_text("/proc/self/mounts")),
+        systemd=systemd,
     )
 
 

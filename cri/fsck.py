@@ -20,10 +20,13 @@ from cri import intent
 from cri.host import Host
 from cri.plan.sandbox import CNI
 from cri.state.records import OperationRecord, SandboxState
+from cri.steps.cgroups import remove_cgroup
 from cri.steps.files import unmount_all, unmount_and_unlink
-from cri.steps.sandbox import MakePodDirectory, remove_cgroup
+from cri.steps.sandbox import MakePodDirectory
 from network.provider import Orphan, Provider
 from runtime.errors import FailedPrecondition, Fault, Unavailable
+from runtime.systemd.keeper import end_stray, strays
+from runtime.systemd.names import id_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +159,27 @@ async def cgroups(host: Host) -> AsyncIterator[tuple[Finding, Repair]]:
             yield Finding("cgroup", path, "belongs to no pod"), mend
 
 
+async def scopes(host: Host) -> AsyncIterator[tuple[Finding, Repair]]:
+    """What systemd has made for this instance, and keepers that did not come into a scope. Not where it is
+    not the driver: pods of before have records."""
+    if not host.facts.systemd:
+        return
+    for name in await host.scopes.find(host.instance):
+        if not is_known(host, id_of(name)):
+
+            async def mend(name: str = name) -> None:
+                await host.scopes.units.stop(name)
+
+            yield Finding("unit", name, "belongs to no pod"), mend
+    for pid, scope in strays(f"{host.layout.v2}{host.layout.own_v2}", host.instance):
+        if not is_known(host, id_of(scope)):
+
+            async def end(pid: int = pid, scope: str = scope) -> None:
+                end_stray(pid, scope)
+
+            yield Finding("process", str(pid), f"was to keep {scope}, and is not in it"), end
+
+
 def children(host: Host, path: str) -> set[str]:
     mounts = [hierarchy.mount for hierarchy in host.layout.v1] + ([host.layout.v2] if host.layout.v2 else [])
     return {name for mount in mounts for name in entries(mount + path) if os.path.isdir(f"{mount}{path}/{name}")}
@@ -230,6 +254,7 @@ UNKNOWN: Sequence[Probe] = (
     layers,
     mountpoints,
     cgroups,
+    scopes,
     network_orphans,
 )
 """The probes for what belongs to no record."""

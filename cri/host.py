@@ -55,6 +55,7 @@ from runtime.monitor_client import Init, MonitorClient
 from runtime.spec import ResolvedUser, Rootfs
 from runtime.steps import Execution, Stage
 from runtime.supervisor import Supervisor
+from runtime.systemd.scopes import Scopes
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,8 @@ class Host:
 
     ``planned`` holds the init of a container that is being created, None if none is to be prepared
     or could be written, ``configs`` what a pod that is being made was asked to be,
-    ``started`` what has been started until that is stored, ``users`` who an
+    ``started`` what has been started until that is stored, ``scopes`` the cgroups that systemd makes, which is not
+    asked for others, ``users`` who an
     image's names are, ``readings`` what pods and containers use. ``offers`` is the streaming
     server, None until it listens; ``sockets`` makes sockets inside pods' networks. ``stopping``: RPCs that
     are cancelled are so by the daemon's end, not by their clients.
@@ -143,6 +145,7 @@ class Host:
     state: Path
     boot_id: str
     layout: Layout
+    scopes: Scopes
     facts: HostFacts
     store: Store
     meta: Meta

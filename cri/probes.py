@@ -29,6 +29,7 @@ from network.netlink import NETLINK_NETFILTER, NetlinkSocket
 from runtime.cgroups.layout import Layout, detect
 from runtime.errors import Fault, HostFault
 from runtime.linux import capabilities, files, libseccomp, mount, namespaces
+from runtime.systemd.presence import find_obstacle
 
 NAMESPACES = ("mount", "network", "ipc", "uts", "pid", "cgroup")
 NFT_RULES = """
@@ -56,6 +57,7 @@ class Probes:
     cgroups: Layout | None
     cgroup_error: str
     delegation: str
+    systemd: str
     capabilities: frozenset[str]
     seccomp: bool
     libseccomp: str
@@ -92,6 +94,7 @@ def probe_host(root: str, bridge: str = "crisp0") -> Probes:
         cgroups=cgroups,
         cgroup_error=cgroup_error,
         delegation=probe_delegation(cgroups) if cgroups else "",
+        systemd=find_obstacle(cgroups) if cgroups else "",
         capabilities=frozenset(capabilities.names(capabilities.capget()[0] & capabilities.bounding())),
         seccomp=os.path.exists("/proc/sys/kernel/seccomp/actions_avail"),
         libseccomp=read_libseccomp(),

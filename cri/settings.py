@@ -43,7 +43,7 @@ from cri.settings_values import (
     check_verdict,
     check_via,
 )
-from runtime.errors import FailedPrecondition, InvalidArgument
+from runtime.errors import InvalidArgument
 
 DEFAULT_FILE = "/etc/crisp/config.toml"
 """Read when ``--config`` names no other; only this one may be absent."""
@@ -95,7 +95,7 @@ class CniSettings(msgspec.Struct, frozen=True):
 
 
 class CgroupSettings(msgspec.Struct, frozen=True):
-    """``driver`` is auto, cgroupfs or systemd."""
+    """``driver`` is cgroupfs, systemd, or auto, which is cgroupfs."""
 
     driver: str = "auto"
 
@@ -214,17 +214,6 @@ def instance(real_root: str) -> str:
     It is part of everything that crisp makes outside its own directories.
     """
     return hashlib.sha256(real_root.encode(errors="surrogateescape")).hexdigest()[:8]
-
-
-def check_supported(settings: Settings) -> None:
-    """Refuse what is asked for and not there yet.
-
-    Raises:
-        FailedPrecondition: with the name of the feature.
-    """
-    if settings.cgroup.driver == "systemd":
-        message = 'the systemd cgroup driver is not supported yet; use driver = "cgroupfs" or "auto"'
-        raise FailedPrecondition(message, object="[cgroup] driver")
 
 
 def compare(old: Settings, new: Settings) -> Changes:

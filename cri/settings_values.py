@@ -17,7 +17,8 @@ from posixpath import normpath
 
 LEVELS = ("debug", "info", "warning", "error")
 VERDICTS = ("allow", "deny")
-DRIVERS = ("auto", "cgroupfs", "systemd")
+SYSTEMD = "systemd"
+DRIVERS = ("auto", "cgroupfs", SYSTEMD)
 PROVIDERS = ("auto", "bridge", "cni")
 CAPABILITIES = ("deviceID", "infinibandGUID", "ipRanges")
 MAX_SOCKET_PATH = 107

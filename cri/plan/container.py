@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import msgspec
 
 from cri.plan.capabilities import plan_capabilities
+from cri.plan.cgroups import leaf_cgroup
 from cri.plan.devices import DevicePlan, plan_devices
 from cri.plan.facts import DeviceFacts, HostFacts
 from cri.plan.image_volumes import ImageVolume
@@ -233,7 +234,7 @@ def _plan_linux(
     return Linux(
         namespaces=_plan_namespaces(pod, mode, own_cgroup=facts.unified and not context.privileged),
         devices=[] if mounts.replaces_dev else nodes.nodes,
-        cgroupsPath=f"{pod.cgroup_parent.rstrip('/')}/{id}",
+        cgroupsPath=leaf_cgroup(pod.cgroup_parent, id, pod.scopes),
         sysctl={},
         maskedPaths=plan_hidden(context.masked_paths, privileged=context.privileged),
         readonlyPaths=plan_hidden(context.readonly_paths, privileged=context.privileged),

@@ -22,7 +22,8 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     ``seccomp``, ``apparmor``, ``selinux``: whether the kernel has them and they are on.
     ``recursive_read_only``: the kernel has mount_setattr(2), and so all options of binds. ``cpus`` and ``mems`` are
     the online lists (``0-3``), empty if not known. ``cgroup2_options`` are those of
-    nsdelegate and memory_recursiveprot that the host's cgroup2 mount has.
+    nsdelegate and memory_recursiveprot that the host's cgroup2 mount has. ``systemd``: the cgroup
+    driver of pods that come is systemd's.
     """
 
     hostname: str
@@ -35,6 +36,7 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     cpus: str = ""
     mems: str = ""
     cgroup2_options: tuple[str, ...] = ()
+    systemd: bool = False
 
     @property
     def unified(self) -> bool:

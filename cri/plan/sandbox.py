@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import msgspec
 
+from cri.plan.cgroups import leaf_cgroup, pod_cgroup
 from cri.plan.facts import HostFacts
 from cri.plan.files import plan_files
-from cri.plan.paths import clean
 from cri.plan.resources import add_resources, plan_update
 from cri.plan.security import plan_seccomp
 from cri.plan.sysctls import plan_sysctls
@@ -60,7 +60,8 @@ class SandboxPlan(msgspec.Struct, frozen=True, kw_only=True):
     """A pod, planned.
 
     ``directory`` (below state) holds ``directories``. ``cgroup_parent`` is the pod's
-    cgroup, ``cgroup_owned`` whether it is crisp's to remove and to limit. ``namespaces`` are the new
+    cgroup, ``cgroup_owned`` whether it is crisp's to remove and to limit, ``scopes`` the daemon's name
+    where pause and containers are scopes of systemd, else empty. ``namespaces`` are the new
     ones in the order of SandboxRequest; ``network`` and ``ipc`` are pod or node,
     ``pid`` pod, container or node. ``files`` by name, None for a copy of the host's.
     ``shm`` is the directory that is every container's /dev/shm, ``shm_size`` its bytes
@@ -91,11 +92,17 @@ class SandboxPlan(msgspec.Struct, frozen=True, kw_only=True):
     limits: Resources | None = None
     provider: str = ""
     bandwidth: Bandwidth | None = None
+    scopes: str = ""
 
     @property
     def own_cgroup(self) -> str | None:
         """The cgroup of the pod as a whole that crisp limits; None where it is kubelet's to limit."""
         return self.cgroup_parent if self.cgroup_owned and self.cgroup_parent != "/" else None
+
+    @property
+    def own_slice(self) -> str:
+        """``own_cgroup`` where it is a slice of systemd's, else empty."""
+        return self.own_cgroup or "" if self.scopes else ""
 
     def namespace_path(self, kind: str) -> str:
         """Where the pod's namespace of an OCI type is pinned."""
@@ -105,10 +112,9 @@ class SandboxPlan(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.directory}/files/{name}"
 
 
-def cgroup_parent(config: api.PodSandboxConfig, ids: SandboxIds) -> str:
+def cgroup_parent(config: api.PodSandboxConfig, ids: SandboxIds, facts: HostFacts) -> str:
     """The pod's cgroup: kubelet's, or one of the daemon's own when none is given."""
-    given = config.linux.cgroup_parent
-    return clean(given) if given else f"/crisp-{ids.instance}/{ids.id}"
+    return pod_cgroup(config.linux.cgroup_parent, ids.instance, ids.id, systemd=facts.systemd)
 
 
 def plan_sandbox(
@@ -124,7 +130,7 @@ def plan_sandbox(
     """The plan of a pod whose request was validated; ``provider`` is that of pods with a network of their own,
     ``profile`` the seccomp profile of type Localhost.
 
-    ``parent_exists``: whether ``cgroup_parent(config, ids)`` is there already; one that
+    ``parent_exists``: whether ``cgroup_parent(config, ids, facts)`` is there already; one that
     somebody else made is never removed, nor limited.
 
     Raises:
@@ -134,7 +140,7 @@ def plan_sandbox(
     options = context.namespace_options
     network, ipc = MODES[options.network], MODES[options.ipc]
     directory = f"{settings.state}/pods/{ids.id}"
-    parent = cgroup_parent(config, ids)
+    parent, scopes = cgroup_parent(config, ids, facts), ids.instance if facts.systemd else ""
     owned = not config.linux.cgroup_parent or not parent_exists
     hostname = config.hostname or facts.hostname
     return SandboxPlan(
@@ -143,7 +149,7 @@ def plan_sandbox(
         directories=(directory, *(f"{directory}/{folder}" for folder in FOLDERS)),
         cgroup_parent=parent,
         cgroup_owned=owned,
-        pause_cgroup=f"{parent.rstrip('/')}/{ids.id}",
+        pause_cgroup=leaf_cgroup(parent, ids.id, scopes),
         namespaces=_plan_namespaces(options, own_uts=network == POD or hostname != facts.hostname),
         network=network,
         ipc=ipc,
@@ -159,6 +165,7 @@ def plan_sandbox(
         limits=_plan_limits(config.linux, facts) if owned and parent != "/" else None,
         provider=provider if network == POD else HOST_NETWORK,
         bandwidth=plan_bandwidth(config.annotations) if network == POD and provider == BRIDGE else None,
+        scopes=scopes,
     )
 
 

@@ -98,7 +98,7 @@ def host_features(host: Host) -> dict[str, Any]:
     layout, facts = host.layout, host.facts
     v1 = {controller for hierarchy in layout.v1 for controller in hierarchy.controllers}
     return {
-        "cgroup_driver": "cgroupfs",
+        "cgroup_driver": "systemd" if facts.systemd else "cgroupfs",
         "cgroup_v1_controllers": sorted(v1),
         "cgroup_v2_controllers": sorted(layout.v2_controllers),
         "swap": layout.swap,
@@ -126,8 +126,10 @@ async def network_info(host: Host) -> dict[str, Any]:
     }
 
 
-async def runtime_config(_host: Host, _request: api.RuntimeConfigRequest, _context: Any) -> api.RuntimeConfigResponse:
-    return api.RuntimeConfigResponse(linux=api.LinuxRuntimeConfiguration(cgroup_driver=api.CGROUPFS))
+async def runtime_config(host: Host, _request: api.RuntimeConfigRequest, _context: Any) -> api.RuntimeConfigResponse:
+    """kubelet takes its own driver from this answer."""
+    driver = api.SYSTEMD if host.facts.systemd else api.CGROUPFS
+    return api.RuntimeConfigResponse(linux=api.LinuxRuntimeConfiguration(cgroup_driver=driver))
 
 
 async def update_runtime_config(

@@ -68,7 +68,7 @@ async def make_sandbox(
     ids = SandboxIds(operation.object_id, host.instance)
     blank = host.pods.get(ids.id)
     try:
-        exists = tree.exists(host.layout, cgroup_parent(request.config, ids))
+        exists = tree.exists(host.layout, cgroup_parent(request.config, ids, host.facts))
         provider = (blank and blank.provider) or host.provider
         plan = plan_sandbox(
             request.config,

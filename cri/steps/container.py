@@ -24,12 +24,11 @@ from cri.plan.document import decode
 from cri.plan.resources import plan_resources
 from cri.spares import FOLDERS
 from cri.state.records import ContainerRecord, ContainerState
+from cri.steps.cgroups import make_cgroup, remove_cgroup
 from cri.steps.files import make_directory
-from cri.steps.sandbox import remove_cgroup
 from proto import api_pb2 as api
 from runtime.cgroups import kill as cgroup_kill
 from runtime.cgroups import layout as cgroup_layout
-from runtime.cgroups import tree
 from runtime.cgroups.limits import apply_writes, note_clamped, read_oom_score_adj
 from runtime.cgroups.resources import Resources, plan_writes
 from runtime.errors import DeadlineExceeded, FailedPrecondition, Fault, NotFound, Unavailable
@@ -79,8 +78,9 @@ class MakeContainerCgroup(msgspec.Struct, frozen=True, tag="make_container_cgrou
         return f"make the cgroup {self.path}"
 
     async def apply(self, host: Host) -> None:
-        tree.create(host.layout, self.path, self.container)
-        for note in apply_writes(plan_writes(self.resources, host.layout), host.layout, self.path):
+        limits = plan_writes(self.resources, host.layout)
+        await make_cgroup(host, self.path, self.container, limits.writes)
+        for note in apply_writes(limits, host.layout, self.path):
             LOG.info("%s", note, extra={"container_id": self.container})
 
     async def undo(self, host: Host) -> None:

@@ -19,6 +19,7 @@ from cri.plan.container import ContainerPlan
 from cri.plan.document import decode, encode
 from cri.plan.resources import plan_update, told_resources
 from cri.state.records import ContainerRecord, ContainerState, SandboxRecord
+from cri.steps.cgroups import change_unit
 from cri.steps.container import discard_prepared
 from proto import api_pb2 as api
 from runtime.cgroups import tree
@@ -61,10 +62,10 @@ class SetContainerLimits(msgspec.Struct, frozen=True, tag="set_container_limits"
         record = host.store.containers.get(self.container)
         if record.state is ContainerState.CREATED:  # what is prepared has the old values
             await discard_prepared(host, self.sandbox, self.container)
-        apply_change(host, self.change, container_id=self.container)
+        await apply_change(host, self.change, container_id=self.container)
 
     async def undo(self, host: Host) -> None:
-        if take_back(host, self.change, container_id=self.container):
+        if await take_back(host, self.change, container_id=self.container):
             return
         told = read_told(host, self.change.cgroup, api.LinuxContainerResources.FromString(self.resources))
         with contextlib.suppress(NotFound):
@@ -108,10 +109,10 @@ class SetPodLimits(msgspec.Struct, frozen=True, tag="set_pod_limits"):
         return describe(self.change)
 
     async def apply(self, host: Host) -> None:
-        apply_change(host, self.change, sandbox_id=self.sandbox)
+        await apply_change(host, self.change, sandbox_id=self.sandbox)
 
     async def undo(self, host: Host) -> None:
-        if take_back(host, self.change, sandbox_id=self.sandbox):
+        if await take_back(host, self.change, sandbox_id=self.sandbox):
             return
         request = api.UpdatePodSandboxResourcesRequest.FromString(self.request)
         with contextlib.suppress(NotFound):
@@ -130,25 +131,28 @@ def describe(change: Change) -> str:
     return f"set the limits of {change.cgroup}: {values or 'none'}"
 
 
-def apply_change(host: Host, change: Change, **ids: str) -> None:
-    """
+async def apply_change(host: Host, change: Change, **ids: str) -> None:
+    """The files first: it is the kernel that refuses.
+
     Raises:
-        FailedPrecondition, InvalidArgument, HostFault: as ``apply_writes``.
+        FailedPrecondition, InvalidArgument, HostFault: as ``apply_writes`` and ``change_unit``.
     """
     refuse_below_use(change.limits.writes, host.layout, change.cgroup)
     for note in apply_writes(change.limits, host.layout, change.cgroup):
         LOG.info("%s", note, extra=ids)
+    await change_unit(host, change.cgroup, change.limits.writes)
 
 
-def take_back(host: Host, change: Change, **ids: str) -> bool:
+async def take_back(host: Host, change: Change, **ids: str) -> bool:
     """Whether the old limits are in force. Where what is used by now forbids one of them, the new ones are,
     for the two must not be mixed."""
     refused = put_back(change.before, host.layout, change.cgroup)
     if not refused:
+        await change_unit(host, change.cgroup, change.before)
         return True
     LOG.warning("new limits stay, since the old ones are refused: %s", ", ".join(refused), extra=ids)
     with contextlib.suppress(Fault):  # then it is told, at least
-        apply_change(host, change, **ids)
+        await apply_change(host, change, **ids)
     return False
 
 

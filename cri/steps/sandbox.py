@@ -22,10 +22,10 @@ from cri.plan.files import hosts_with_addresses
 from cri.plan.network import plan_attach
 from cri.plan.sandbox import BRIDGE, FOLDERS, HOST_NETWORK, SandboxPlan, sandbox_request
 from cri.steps.bandwidth import LimitBandwidth
+from cri.steps.cgroups import make_cgroup, make_slice, remove_cgroup
 from cri.steps.files import read_host_file, remove_tree, unmount_all, unmount_and_unlink, write_file
 from runtime.cgroups import kill as cgroup_kill
 from runtime.cgroups import layout as cgroup_layout
-from runtime.cgroups import tree
 from runtime.cgroups.limits import apply_writes
 from runtime.cgroups.resources import Resources, plan_writes
 from runtime.errors import DeadlineExceeded, Unavailable
@@ -60,20 +60,24 @@ class MakePodCgroups(msgspec.Struct, frozen=True, tag="make_pod_cgroups"):
 
     What was missing is marked in the kernel (``runtime.cgroups.tree``) and goes
     with the last cgroup below it; what kubelet made stays. ``pod`` is the one of the
-    pod as a whole, which gets ``limits``, if there are any.
+    pod as a whole, which gets ``limits``, if there are any. ``slice`` is the same, if it is
+    a slice of systemd's that is crisp's own.
     """
 
     sandbox: str
     pause: str
     pod: str = ""
     limits: Resources | None = None
+    slice: str = ""
     name = "make_pod_cgroups"
 
     def describe(self) -> str:
         return f"make the cgroup {self.pause}" + (f" and limit {self.pod}" if self.limits else "")
 
     async def apply(self, host: Host) -> None:
-        tree.create(host.layout, self.pause, self.sandbox)
+        if self.slice:
+            await make_slice(host, self.slice, self.sandbox, self.limits)
+        await make_cgroup(host, self.pause, self.sandbox)
         if self.limits is None:
             return
         # No cpuset of v1 may have more than the one above it, and pause's has what was there before.
@@ -84,6 +88,8 @@ class MakePodCgroups(msgspec.Struct, frozen=True, tag="make_pod_cgroups"):
 
     async def undo(self, host: Host) -> None:
         await remove_cgroup(host, self.pause)
+        if self.slice:
+            await host.scopes.remove(self.slice)
 
 
 class StartMonitor(msgspec.Struct, frozen=True, tag="start_monitor"):
@@ -269,7 +275,7 @@ def plan_steps(plan: SandboxPlan) -> tuple[SandboxStep, ...]:
     """A pod's birth, in order; undone in reverse it is its end."""
     return (
         MakePodDirectory(plan.id, plan.directory),
-        MakePodCgroups(plan.id, plan.pause_cgroup, plan.cgroup_parent, plan.limits),
+        MakePodCgroups(plan.id, plan.pause_cgroup, plan.cgroup_parent, plan.limits, plan.own_slice),
         StartMonitor(plan.id, plan.directory),
         CreateNamespaces(plan.id, plan),
         PinNamespaces(plan.id, plan.directory, tuple(kind for kind in plan.namespaces if kind != "pid")),
@@ -307,13 +313,3 @@ def plan_blank_steps(id: str, directory: str, provider: str = BRIDGE) -> tuple[S
         PinNamespaces(id, directory, BLANK_KINDS),
         *attach,
     )
-
-
-async def remove_cgroup(host: Host, path: str, seconds: float = 5.0) -> None:
-    """Remove it, killing what is in it; absent is fine.
-
-    Raises:
-        HostFault: it was still busy after ``seconds``.
-    """
-    if not tree.remove(host.layout, path, ours=True):
-        await tree.wait_removed(host.layout, path, seconds)

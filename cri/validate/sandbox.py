@@ -31,7 +31,8 @@ from cri.validate.text import (
 )
 from network.bandwidth import EGRESS, INGRESS, plan_bandwidth
 from proto import api_pb2 as api
-from runtime.errors import FailedPrecondition
+from runtime.errors import FailedPrecondition, InvalidArgument
+from runtime.systemd.names import is_slice, slice_path
 
 MAX_HOSTNAME = 64
 """Bytes, sethostname(2)."""
@@ -99,7 +100,7 @@ def check_dns(dns: api.DNSConfig, field: str) -> None:
 
 def check_linux(linux: api.LinuxPodSandboxConfig, host: HostFacts, field: str) -> None:
     context, where = linux.security_context, f"{field}.security_context"
-    check_cgroup_parent(linux.cgroup_parent, f"{field}.cgroup_parent")
+    check_cgroup_parent(linux.cgroup_parent, host, f"{field}.cgroup_parent")
     check_pod_namespaces(context.namespace_options, f"{where}.namespace_options")
     check_ids(context, where)
     check_profiles(context, host, where)
@@ -114,16 +115,37 @@ def check_linux(linux: api.LinuxPodSandboxConfig, host: HostFacts, field: str) -
     check_update(linux.resources, host, f"{field}.resources")
 
 
-def check_cgroup_parent(parent: str, field: str) -> None:
-    """Empty, or a path with or without a leading slash; not the root, nor a systemd slice."""
+def check_cgroup_parent(parent: str, host: HostFacts, field: str) -> None:
+    """Empty, or what the cgroup driver takes: a slice's name or path for systemd, else a path with or without a
+    leading slash; not the root.
+
+    Raises:
+        FailedPrecondition: it is for the other driver, so kubelet's differs from crisp's.
+    """
     if not parent:
         return
     check_path("/" + parent.lstrip("/"), field)
     parts = [part for part in parent.split("/") if part not in ("", ".")]
     if not parts:
         raise refuse(field, "must not be the root cgroup")
-    if parts[-1].endswith(".slice"):
-        raise not_yet(field, "the systemd cgroup driver")
+    if host.systemd:
+        check_slice(parts, field)
+    elif is_slice(parts[-1]):
+        message = 'a slice needs [cgroup] driver = "systemd", and the driver is cgroupfs'
+        raise FailedPrecondition(message, object=field)
+
+
+def check_slice(parts: list[str], field: str) -> None:
+    """``parts`` are the components of a cgroup path; one alone is a name."""
+    if not is_slice(parts[-1]):
+        message = "is no slice such as kubepods-pod1.slice, which the systemd cgroup driver needs"
+        raise FailedPrecondition(message, object=field)
+    try:
+        path = slice_path(parts[-1])
+    except InvalidArgument as fault:
+        raise refuse(field, fault.message) from fault
+    if len(parts) > 1 and "/" + "/".join(parts) != path:
+        raise refuse(field, f"is not where systemd has that slice, which is {path}")
 
 
 def check_ports(config: api.PodSandboxConfig, field: str) -> None:

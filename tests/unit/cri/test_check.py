@@ -30,6 +30,7 @@ GOOD = Probes(
     cgroups=V2,
     cgroup_error="",
     delegation="",
+    systemd="",
     capabilities=frozenset({*NEEDED, "CAP_SYS_RESOURCE"}),
     seccomp=True,
     libseccomp="2.5.4",

@@ -8,19 +8,16 @@ from hypothesis import strategies as st
 
 from cri.settings import (
     FLAGS,
-    CgroupSettings,
     Changes,
     CniSettings,
     NetworkSettings,
     RouteSettings,
     Settings,
     SettingsError,
-    check_supported,
     compare,
     instance,
     parse_settings,
 )
-from runtime.errors import FailedPrecondition
 
 WHOLE = """\
 # crisp
@@ -168,12 +165,6 @@ def test_a_wrong_flag_is_named() -> None:
 def test_the_instance_is_eight_hex_digits_of_the_root() -> None:
     assert instance("/var/lib/crisp") == "bc9dfd00"
     assert instance("/a") != instance("/b")
-
-
-def test_the_systemd_driver_is_refused_by_name() -> None:
-    with pytest.raises(FailedPrecondition, match="systemd cgroup driver"):
-        check_supported(Settings(cgroup=CgroupSettings("systemd")))
-    check_supported(Settings())
 
 
 def test_what_a_reload_applies_is_told_from_what_needs_a_restart() -> None:

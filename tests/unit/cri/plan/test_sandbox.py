@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from google.protobuf import text_format
 
@@ -79,7 +80,18 @@ def test_kubelets_parent_is_kept_and_pause_is_its_child(host: HostFacts, parent:
     assert made.pause_cgroup == f"/kubepods/burstable/pod1/{ID}"
     assert not made.cgroup_owned
     assert plan(host, text, parent_exists=False).cgroup_owned
-    assert cgroup_parent(text_format.Parse(text, api.PodSandboxConfig()), IDS) == made.cgroup_parent
+    assert cgroup_parent(text_format.Parse(text, api.PodSandboxConfig()), IDS, host) == made.cgroup_parent
+
+
+def test_under_systemd_a_pod_is_a_slice_and_pause_in_a_scope_of_it(host: HostFacts) -> None:
+    systemd = msgspec.structs.replace(host, systemd=True)
+    made = plan(systemd, 'linux { cgroup_parent: "kubepods-pod1.slice" }')
+    assert made.cgroup_parent == "/kubepods.slice/kubepods-pod1.slice"
+    assert made.pause_cgroup == f"{made.cgroup_parent}/crisp-{IDS.instance}-{ID}.scope/container"
+    assert (made.scopes, made.own_cgroup, made.own_slice) == (IDS.instance, None, "")
+    own = plan(systemd)
+    assert own.own_slice == own.cgroup_parent == f"/system.slice/system-crisp_{IDS.instance}_{ID}.slice"
+    assert (plan(host).scopes, plan(host).own_slice) == ("", "")
 
 
 @pytest.mark.parametrize(

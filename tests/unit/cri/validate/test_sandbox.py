@@ -174,7 +174,7 @@ REFUSED: list[tuple[str, str, type[Fault], str]] = [
     ("log", 'config { log_directory: "/var/../etc" }', InvalidArgument, "'..'"),
     ("cgroup", LINUX % 'cgroup_parent: "/a/../b"', InvalidArgument, "'..'"),
     ("cgroup", LINUX % 'cgroup_parent: "//"', InvalidArgument, "root cgroup"),
-    ("cgroup", LINUX % 'cgroup_parent: "kubepods-pod1.slice"', FailedPrecondition, "systemd cgroup driver"),
+    ("cgroup", LINUX % 'cgroup_parent: "kubepods-pod1.slice"', FailedPrecondition, 'driver = "systemd"'),
     ("labels", "config { labels { key: 'k' value: '%s' } }" % ("v" * (1 << 20)), InvalidArgument, "more than 1048576"),
     ("annotations", "config { annotations { key: '%s' } }" % ("v" * (1 << 21)), InvalidArgument, "config.annotations"),
     ("windows", "config { windows {} }", FailedPrecondition, "Windows pods"),
@@ -211,6 +211,27 @@ def test_a_bad_request_is_refused(host: HostFacts, row: str, change: str, fault:
         validate_run_pod_sandbox(make_request(change), host)
     assert type(raised.value) is fault
     assert words in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("parent", "fault", "words"),
+    [
+        ("", None, ""),
+        ("kubepods-burstable-pod1_2.slice", None, ""),
+        ("/kubepods.slice/kubepods-pod1.slice", None, ""),
+        ("/kubepods/pod1", FailedPrecondition, "cgroup_parent: is no slice such as"),
+        ("/other.slice/kubepods-pod1.slice", InvalidArgument, "which is /kubepods.slice/kubepods-pod1.slice"),
+        ("-.slice", InvalidArgument, "no name of a slice"),
+        ("a b.slice", InvalidArgument, "no name of a slice"),
+    ],
+)
+def test_the_systemd_driver_takes_slices_alone(
+    host: HostFacts, parent: str, fault: type[Fault] | None, words: str
+) -> None:
+    systemd, request = msgspec.structs.replace(host, systemd=True), make_request("")
+    request.config.linux.cgroup_parent = parent
+    with contextlib.nullcontext() if fault is None else pytest.raises(fault, match=words):
+        validate_run_pod_sandbox(request, systemd)
 
 
 def test_a_nul_is_refused_wherever_a_text_is_more_than_stored(host: HostFacts) -> None:

@@ -148,5 +148,5 @@ def _tell(script: Script, to: Slot) -> None:
 
 def _wait(script: Script, on: Slot) -> None:
     word = script.room(8)
-    script.call("recvfrom", on, word, 1, 0, None, None)
+    script.call("read", on, word, 1)
     script.expect(load(word), ord(RELEASE), HostFault, "its other half has ended", "user namespace", mask=0xFF)

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import msgspec
 
+from cri.apparmor import AppArmorProfiles
 from cri.facts import read_boot_id, read_host_facts
 from cri.failpoints import Failpoints
 from cri.host import Host
@@ -109,6 +110,7 @@ async def build_host(settings: Settings, root: Path, state: Path, undo: contextl
     name, layout, tasks, metrics = instance(os.path.realpath(root)), detect(), Tasks(), Metrics(version())
     scopes = await open_scopes(settings, layout, undo)
     supervisor = await start_supervisor(tasks, undo)
+    facts = read_host_facts(layout, systemd=settings.cgroup.driver == SYSTEMD)
     database = await Database.open(root / "state.db")
     undo.push_async_callback(database.close)
     store = await Store.open(database)
@@ -123,7 +125,7 @@ async def build_host(settings: Settings, root: Path, state: Path, undo: contextl
         boot_id=read_boot_id(),
         layout=layout,
         scopes=scopes,
-        facts=read_host_facts(layout, systemd=settings.cgroup.driver == SYSTEMD),
+        facts=facts,
         store=store,
         meta=meta,
         operations=Operations(store, tasks),
@@ -135,6 +137,7 @@ async def build_host(settings: Settings, root: Path, state: Path, undo: contextl
             root, settings.registry, ImageTable(database), supervisor, store, tasks, metrics, failpoints
         ),
         profiles=Profiles(root / "cache" / "seccomp"),
+        apparmor=AppArmorProfiles(facts.apparmor, tasks),
         metrics=metrics,
         failpoints=failpoints,
         tasks=tasks,

@@ -149,11 +149,22 @@ def check_security(probes: Probes) -> Iterator[Row]:
         yield Row("seccomp", Level.MISSING, "there is no libseccomp.so.2", install)
     else:
         yield Row("seccomp", Level.OK, f"libseccomp {probes.libseccomp}")
-    for name, enabled in (("AppArmor", probes.apparmor), ("SELinux", probes.selinux)):
-        if enabled:
-            yield Row(
-                name, Level.MISSING, "enabled on this host", "crisp does not use it yet; asked for, it is refused"
-            )
+    yield check_apparmor(probes)
+    if probes.selinux:
+        means = "crisp does not use it yet; asked for, it is refused"
+        yield Row("SELinux", Level.MISSING, "enabled on this host", means)
+    else:
+        yield Row("SELinux", Level.OK, "not enforcing: labels in requests are accepted and not applied")
+
+
+def check_apparmor(probes: Probes) -> Row:
+    if not probes.apparmor:
+        means = "RuntimeDefault is accepted and nothing applied; a profile by name is refused"
+        return Row("AppArmor", Level.FALLBACK, "not on in this kernel", means)
+    if not probes.apparmor_parser:
+        means = "crisp-default cannot be loaded: who asks for it is refused, others run without; install apparmor"
+        return Row("AppArmor", Level.MISSING, "there is no apparmor_parser", means)
+    return either("AppArmor", probes.apparmor_list, Level.MISSING, "profiles by name are refused", "on")
 
 
 def check_network(probes: Probes) -> Iterator[Row]:

@@ -82,6 +82,7 @@ async def run(settings: Settings, reload: Reload) -> None:
         await serve(host, listen_path, admin_path, undo)
         watch_signals(host, reload, stopping)
         host.tasks.spawn("recovery", recover(host))
+        host.tasks.spawn("confine by AppArmor", host.apparmor.load())
         host.tasks.spawn("warm the seccomp profile", asyncio.to_thread(warm_profile, host))
         host.tasks.spawn("watchdog", feed_watchdog())
         host.tasks.spawn("pool", host.pool.keep_full())

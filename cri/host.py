@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cri.apparmor import AppArmorProfiles
 from cri.dropped import Dropped
 from cri.events import Events
 from cri.failpoints import Failpoints
@@ -156,6 +157,7 @@ class Host:
     cni: CniProvider
     images: Images
     profiles: Profiles
+    apparmor: AppArmorProfiles
     metrics: Metrics
     failpoints: Failpoints
     tasks: Tasks

@@ -29,6 +29,7 @@ from network.netlink import NETLINK_NETFILTER, NetlinkSocket
 from runtime.cgroups.layout import Layout, detect
 from runtime.errors import Fault, HostFault
 from runtime.linux import capabilities, files, libseccomp, mount, namespaces
+from runtime.lsm.apparmor import find_parser, is_loaded
 from runtime.systemd.presence import find_obstacle
 
 NAMESPACES = ("mount", "network", "ipc", "uts", "pid", "cgroup")
@@ -70,6 +71,8 @@ class Probes:
     forwarding6: str
     walls: str
     apparmor: bool
+    apparmor_parser: str
+    apparmor_list: str
     selinux: bool
     pressure: bool
 
@@ -107,7 +110,9 @@ def probe_host(root: str, bridge: str = "crisp0") -> Probes:
         forwarding6=probe_forwarding("ipv6/conf/all/forwarding"),
         walls=probe_walls(bridge),
         apparmor=read("/sys/module/apparmor/parameters/enabled") == "Y",
-        selinux=os.path.exists("/sys/fs/selinux/enforce"),
+        apparmor_parser=find_parser() or "",
+        apparmor_list=outcome(lambda: is_loaded("")),
+        selinux=read("/sys/fs/selinux/enforce") == "1",
         pressure=os.path.exists("/proc/pressure/memory"),
     )
 

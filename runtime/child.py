@@ -19,6 +19,7 @@ from runtime.errors import HostFault, StartRefused
 from runtime.linux.libc import AT_EMPTY_PATH, AT_FDCWD
 from runtime.linux.script import At, Loaded, Script, Slot, load
 from runtime.linux.spawn import RELEASE
+from runtime.lsm.exec_label import set_exec_label
 from runtime.spec import CgroupDirs, Process
 
 STDIO = ("stdin", "stdout", "stderr")
@@ -36,7 +37,8 @@ _JOIN_SESSION_KEYRING = 1
 def begin(
     script: Script, described: Process, cgroup: CgroupDirs, streams: tuple[Slot, Slot, Slot] | None = None
 ) -> None:
-    """The first part of the way of what runs in a container: out of the monitor and into its cgroups.
+    """The first part of the way of what runs in a container: out of the monitor, into its cgroups, with the
+    label that its program will have.
 
     ``streams`` as in ``take_stdio``.
     """
@@ -48,6 +50,7 @@ def begin(
     with script.step("set the oom score"):
         if "oomScoreAdj" in described:
             set_oom_score_adj(script, described["oomScoreAdj"])
+    set_exec_label(script, described)
 
 
 def leave_monitor(script: Script) -> None:

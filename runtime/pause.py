@@ -16,6 +16,7 @@ from runtime.identity import Filter
 from runtime.linux import mount, namespaces, trees
 from runtime.linux.libc import AT_EMPTY_PATH, AT_FDCWD
 from runtime.linux.script import Script, Slot
+from runtime.lsm.exec_label import set_exec_label
 from runtime.program import ATTRIBUTES
 from runtime.rootfs.pivot import enter_root
 from runtime.spec import PAUSE_ROOT, Process, SandboxRequest
@@ -68,12 +69,14 @@ def plan_pause(request: SandboxRequest, held: Sequence[str], seccomp: Filter | N
         join_cgroups(script, request["cgroup"])
     with script.step("set the oom score"):
         set_oom_score_adj(script, request["oom_score_adj"])
+    described = _pause_process(request)
+    set_exec_label(script, described)
     with script.step("make the pod's namespaces"):
         _enter_namespaces(script, request, held)
     with script.step("empty the root of pause"):
         _enter_empty_root(script, made=bool(held))
     with script.step("become the user of pause"):
-        identity.become(script, _pause_process(request), seccomp)
+        identity.become(script, described, seccomp)
         script.call("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL.value)  # once more: a change of credentials clears it
     with script.step("execute pause"):
         # Before pause.c can do so itself: the first signal may arrive right after the execve.
@@ -138,4 +141,5 @@ def _pause_process(request: SandboxRequest) -> Process:
         "capabilities": {"bounding": [], "effective": [], "permitted": [], "inheritable": [], "ambient": []},
         "rlimits": [],
         "noNewPrivileges": request["no_new_privileges"],
+        "apparmorProfile": request.get("apparmor", ""),
     }

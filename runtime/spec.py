@@ -54,6 +54,8 @@ class Process(TypedDict):
     rlimits: list[Rlimit]
     noNewPrivileges: bool
     oomScoreAdj: NotRequired[int]
+    apparmorProfile: NotRequired[str]
+    selinuxLabel: NotRequired[str]
 
 
 class Root(TypedDict):
@@ -266,7 +268,7 @@ class SandboxRequest(TypedDict):
     """The pod's namespaces and its pause process.
 
     ``namespaces`` lists the new ones among user (then ``ids`` is its mapping), network, ipc, uts, pid.
-    ``sysctls`` are written inside them. ``pause`` is the security context of the pause process.
+    ``sysctls`` are written inside them. ``user`` and what follows it are the security context of the pause process.
     """
 
     namespaces: list[str]
@@ -275,6 +277,7 @@ class SandboxRequest(TypedDict):
     cgroup: CgroupDirs
     user: User
     no_new_privileges: bool
+    apparmor: NotRequired[str]
     seccomp: str | None
     seccomp_flags: NotRequired[int]
     oom_score_adj: int

@@ -23,7 +23,7 @@ from cri.plan.mounts import MountPlan, plan_mounts, plan_volumes
 from cri.plan.process import exec_process, plan_process
 from cri.plan.resources import plan_resources
 from cri.plan.sandbox import MODES, NODE, POD, TARGET, SandboxPlan
-from cri.plan.security import plan_hidden, plan_seccomp
+from cri.plan.security import NOT_CONFINED, Confinement, plan_hidden, plan_seccomp
 from cri.plan.signals import plan_stop_signal
 from proto import api_pb2 as api
 from runtime.cgroups.resources import Resources
@@ -38,7 +38,6 @@ from runtime.spec import (
     ResolvedUser,
     Root,
     Rootfs,
-    Seccomp,
     Spec,
     StartRequest,
     Volume,
@@ -102,10 +101,10 @@ def plan_container(
     ids: ContainerIds,
     facts: HostFacts,
     devices: DeviceFacts,
-    profile: Seccomp | None = None,
+    confinement: Confinement = NOT_CONFINED,
     image_volumes: Sequence[ImageVolume] = (),
 ) -> ContainerPlan:
-    """The plan of a container whose request was validated; ``profile`` is the seccomp profile of type Localhost.
+    """The plan of a container whose request was validated; ``confinement`` has its profiles.
 
     Raises:
         InvalidArgument: neither request nor image has a command.
@@ -117,8 +116,10 @@ def plan_container(
     mode = plan_pid_mode(context.namespace_options.pid, pod)
     process = plan_process(config, image, user, _plan_capabilities(context, facts), pod.hostname)
     linux = _plan_linux(context, pod, ids.id, mounts, nodes, facts)
-    if profile is not None:
-        linux["seccomp"] = profile
+    if confinement.seccomp is not None:
+        linux["seccomp"] = confinement.seccomp
+    if confinement.apparmor:
+        process["apparmorProfile"] = confinement.apparmor
     return ContainerPlan(
         id=ids.id,
         sandbox_id=pod.id,

@@ -15,7 +15,7 @@ from cri.plan.cgroups import leaf_cgroup, pod_cgroup
 from cri.plan.facts import HostFacts
 from cri.plan.files import plan_files
 from cri.plan.resources import add_resources, plan_update
-from cri.plan.security import plan_seccomp
+from cri.plan.security import NOT_CONFINED, Confinement, plan_seccomp
 from cri.plan.sysctls import plan_sysctls
 from cri.settings import Settings
 from network.bandwidth import Bandwidth, plan_bandwidth
@@ -47,11 +47,12 @@ class SandboxIds(msgspec.Struct, frozen=True):
 
 class PausePlan(msgspec.Struct, frozen=True, kw_only=True):
     """The pause process. ``seccomp`` is the kind of its profile (``cri.plan.security``), ``profile`` that
-    of the kind Localhost."""
+    of the kind Localhost; ``apparmor`` the name of a profile, empty for none."""
 
     user: User
     seccomp: str | None
     profile: Seccomp | None = None
+    apparmor: str = ""
     no_new_privileges: bool = True
     oom_score_adj: int = PAUSE_OOM_SCORE_ADJ
 
@@ -125,10 +126,10 @@ def plan_sandbox(
     *,
     parent_exists: bool,
     provider: str = BRIDGE,
-    profile: Seccomp | None = None,
+    confinement: Confinement = NOT_CONFINED,
 ) -> SandboxPlan:
     """The plan of a pod whose request was validated; ``provider`` is that of pods with a network of their own,
-    ``profile`` the seccomp profile of type Localhost.
+    ``confinement`` has the profiles that pause gets.
 
     ``parent_exists``: whether ``cgroup_parent(config, ids, facts)`` is there already; one that
     somebody else made is never removed, nor limited.
@@ -159,7 +160,7 @@ def plan_sandbox(
         files=plan_files(config, hostname, own_network=network == POD),
         shm=f"{directory}/shm" if ipc == POD else "/dev/shm",
         shm_size=SHM_SIZE if ipc == POD else None,
-        pause=PausePlan(user=_plan_pause_user(context), seccomp=plan_seccomp(context), profile=profile),
+        pause=_plan_pause(context, confinement),
         privileged=context.privileged,
         log_directory=config.log_directory,
         limits=_plan_limits(config.linux, facts) if owned and parent != "/" else None,
@@ -178,6 +179,7 @@ def sandbox_request(plan: SandboxPlan, cgroup: CgroupDirs, seccomp: str | None, 
         cgroup=cgroup,
         user=plan.pause.user,
         no_new_privileges=plan.pause.no_new_privileges,
+        apparmor=plan.pause.apparmor,
         seccomp=seccomp,
         seccomp_flags=flags,
         oom_score_adj=plan.pause.oom_score_adj,
@@ -205,9 +207,12 @@ def _plan_limits(linux: api.LinuxPodSandboxConfig, facts: HostFacts) -> Resource
     return limits if planned.writes or planned.notes else None
 
 
-def _plan_pause_user(context: api.LinuxSandboxSecurityContext) -> User:
-    return User(
+def _plan_pause(context: api.LinuxSandboxSecurityContext, confinement: Confinement) -> PausePlan:
+    user = User(
         uid=context.run_as_user.value,
         gid=context.run_as_group.value,
         additionalGids=list(context.supplemental_groups),
+    )
+    return PausePlan(
+        user=user, seccomp=plan_seccomp(context), profile=confinement.seccomp, apparmor=confinement.apparmor
     )

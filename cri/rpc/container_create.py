@@ -1,6 +1,6 @@
 """CreateContainer: a container is planned, its places are made, its init waits.
 
-validate, read a seccomp profile of the node's -> reserve, join or adopt -> image and user -> plan -> record the intent
+validate, find the profiles -> reserve, join or adopt -> image and user -> plan -> record the intent
 -> directories, cgroup, an init that waits to be released -> record CREATED.
 
 Invariant: under the pod's lock, so that its stop never misses a container.
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cri import intent
+from cri.confinement import confine
 from cri.facts import read_device_facts
 from cri.host import Host
 from cri.image_volumes import held_images
@@ -22,8 +23,8 @@ from cri.plan.document import decode, encode
 from cri.plan.image_volumes import ImageVolume
 from cri.plan.resources import told_resources
 from cri.plan.sandbox import SandboxPlan
+from cri.plan.security import Confinement
 from cri.plan.user import user_question
-from cri.profile_files import read_profile
 from cri.propagation import check_propagation
 from cri.state.journal import Operation
 from cri.state.records import ContainerRecord, ContainerState, SandboxRecord, SandboxState
@@ -34,7 +35,7 @@ from cri.validate.container import PodFacts, validate_create_container
 from proto import api_pb2 as api
 from runtime.cgroups.in_force import read_in_force
 from runtime.errors import FailedPrecondition, InvalidArgument, NotFound
-from runtime.spec import ResolvedUser, Seccomp
+from runtime.spec import ResolvedUser
 from runtime.steps import Stage
 
 
@@ -45,27 +46,27 @@ async def create_container(
     validate_create_container(request, pod_facts(host, sandbox), host.facts)
     check_propagation(request.config)
     context_ = request.config.linux.security_context
-    profile = await read_profile(context_, host.profiles, plan_bounding(context_, host.facts))
+    confinement = await confine(host, context_, plan_bounding(context_, host.facts))
     meta = request.config.metadata
     key = container_key(sandbox.id, meta.name, meta.attempt)
 
     async def work(operation: Operation) -> None:
         async with host.lock(sandbox.id):
-            await make_container(host, request.config, sandbox.id, operation, profile)
+            await make_container(host, request.config, sandbox.id, operation, confinement)
 
     id = await intent.run(host, context, key, request, work)
     return api.CreateContainerResponse(container_id=id)
 
 
 async def make_container(
-    host: Host, config: api.ContainerConfig, sandbox_id: str, operation: Operation, profile: Seccomp | None
+    host: Host, config: api.ContainerConfig, sandbox_id: str, operation: Operation, confinement: Confinement
 ) -> None:
     """The work behind the RPC, with the pod's lock held."""
     image = host.images.require(config.image)
     sandbox = ready_sandbox(host, sandbox_id)
     with host.images.hold(image.record):
         async with held_images(host, config, sandbox_id) as volumes:
-            await make_from_images(host, config, sandbox, image, volumes, operation, profile)
+            await make_from_images(host, config, sandbox, image, volumes, operation, confinement)
 
 
 async def make_from_images(
@@ -75,7 +76,7 @@ async def make_from_images(
     image: Entry,
     volumes: Sequence[ImageVolume],
     operation: Operation,
-    profile: Seccomp | None,
+    confinement: Confinement,
 ) -> None:
     id = operation.object_id
     target = find_target(host, sandbox.id, config)
@@ -87,7 +88,7 @@ async def make_from_images(
         ContainerIds(id, host.container_directory(id), target),
         host.facts,
         read_device_facts(config),
-        profile,
+        confinement,
         volumes,
     )
     steps = plan_create_steps(plan)

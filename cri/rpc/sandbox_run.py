@@ -1,6 +1,6 @@
 """RunPodSandbox: a pod is born. Read this page to see how.
 
-validate, read a seccomp profile of the node's -> reserve, join or adopt -> take a blank pod (``cri.pool``) if one is
+validate, find the profiles -> reserve, join or adopt -> take a blank pod (``cri.pool``) if one is
 ready -> plan -> record the intent -> apply the steps of ``cri.steps.sandbox`` that
 the blank pod has not behind it -> record READY.
 
@@ -17,12 +17,13 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from cri import intent
+from cri.confinement import confine
 from cri.exits import watch_monitor
 from cri.host import Host
 from cri.plan.document import encode
 from cri.plan.network import plan_ports
 from cri.plan.sandbox import SandboxIds, SandboxPlan, cgroup_parent, plan_sandbox
-from cri.profile_files import read_profile
+from cri.plan.security import Confinement
 from cri.state.journal import Operation
 from cri.state.records import MonitorRecord, SandboxRecord, SandboxState
 from cri.state.store import sandbox_key
@@ -31,18 +32,17 @@ from cri.timeline import to_records
 from cri.validate.sandbox import validate_run_pod_sandbox
 from proto import api_pb2 as api
 from runtime.cgroups import tree
-from runtime.spec import Seccomp
 from runtime.steps import Stage
 
 
 async def run_pod_sandbox(host: Host, request: api.RunPodSandboxRequest, context: Any) -> api.RunPodSandboxResponse:
     validate_run_pod_sandbox(request, host.facts)
-    profile = await read_profile(request.config.linux.security_context, host.profiles, ())
+    confinement = await confine(host, request.config.linux.security_context, ())
     meta = request.config.metadata
     key = sandbox_key(meta.name, meta.namespace, meta.uid, meta.attempt)
 
     async def work(operation: Operation) -> None:
-        await make_sandbox(host, request, operation, profile)
+        await make_sandbox(host, request, operation, confinement)
 
     id = await intent.run(host, context, key, request, work, lambda: new_id(host, request.config))
     return api.RunPodSandboxResponse(pod_sandbox_id=id)
@@ -62,7 +62,7 @@ def fits_blank(config: api.PodSandboxConfig) -> bool:
 
 
 async def make_sandbox(
-    host: Host, request: api.RunPodSandboxRequest, operation: Operation, profile: Seccomp | None
+    host: Host, request: api.RunPodSandboxRequest, operation: Operation, confinement: Confinement
 ) -> None:
     """The work behind the RPC, which outlives its caller."""
     ids = SandboxIds(operation.object_id, host.instance)
@@ -77,7 +77,7 @@ async def make_sandbox(
             host.facts,
             parent_exists=exists,
             provider=provider,
-            profile=profile,
+            confinement=confinement,
         )
     except BaseException:
         if blank:

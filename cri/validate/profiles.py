@@ -10,7 +10,7 @@ for or nothing was. Files are not looked at: ``cri.profile_files`` does that.
 from __future__ import annotations
 
 from cri.plan.facts import HostFacts
-from cri.plan.security import DEPRECATED_DEFAULTS, SecurityContext
+from cri.plan.security import DEPRECATED_DEFAULTS, UNCONFINED, SecurityContext
 from cri.plan.security import DEPRECATED_LOCALHOST as LOCALHOST
 from cri.validate.text import CONTROL, check_choice, check_path, not_yet, refuse, show
 from proto import api_pb2 as api
@@ -21,7 +21,8 @@ TYPES = {
     int(api.SecurityProfile.Unconfined): "Unconfined",
     int(api.SecurityProfile.Localhost): "Localhost",
 }
-UNCONFINED = "unconfined"
+LONGEST = 1024
+"""Bytes of the name of an AppArmor profile: what is written to the kernel is below a page."""
 
 
 def check_profiles(context: SecurityContext, host: HostFacts, field: str) -> None:
@@ -61,13 +62,12 @@ def check_apparmor(context: SecurityContext, host: HostFacts, field: str) -> Non
     elif isinstance(context, api.LinuxContainerSecurityContext):
         where = f"{field}.apparmor_profile"
         kind = check_deprecated(context.apparmor_profile, where)
-        name = context.apparmor_profile.removeprefix(LOCALHOST)
-    if kind == api.SecurityProfile.Localhost and (not name or CONTROL.search(name)):
+        name = context.apparmor_profile
+    name = name.removeprefix(LOCALHOST)
+    if kind == api.SecurityProfile.Localhost and (not name or len(name) > LONGEST or CONTROL.search(name)):
         raise refuse(where, f"names no profile: {show(name)}")
-    if context.privileged:
-        return
-    if kind == api.SecurityProfile.Localhost or (kind == api.SecurityProfile.RuntimeDefault and host.apparmor):
-        raise not_yet(where, "AppArmor profiles")
+    if kind == api.SecurityProfile.Localhost and not host.apparmor and not context.privileged:
+        raise FailedPrecondition("the kernel has no AppArmor", object=where)
 
 
 def check_selinux(context: SecurityContext, host: HostFacts, field: str) -> None:

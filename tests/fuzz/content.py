@@ -39,7 +39,8 @@ def change(value: Any, pool: list[Any], chance: random.Random) -> Any:
         return value * chance.choice((0, 2, 40))
     if kind == 1 and isinstance(value, dict):
         return {chance.choice((key, key.upper(), f"{key}x")): each for key, each in value.items()}
-    return chance.choice(STRANGE) if kind == 2 else chance.choice(pool)
+    alike = [part for part in pool if type(part) is type(value)]
+    return chance.choice(STRANGE if kind == 2 else alike or pool)
 
 
 def parts(value: Any) -> list[Any]:
@@ -58,7 +59,7 @@ class Json(Parser):
     def take_now(self, given: bytes, chance: random.Random) -> None:
         if chance.random() < 0.7:
             document = chance.choice(self._documents)
-            for _ in range(chance.randint(1, 4)):
+            for _ in range(chance.choice((1, 1, 2, 4))):
                 document = change(document, self._pool, chance)
             given = json.dumps(document, ensure_ascii=chance.random() < 0.5).encode("utf-8", "surrogatepass")
         self.taken(given, chance)

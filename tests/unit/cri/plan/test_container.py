@@ -22,6 +22,7 @@ from cri.plan.container import (
 from cri.plan.document import decode, encode
 from cri.plan.facts import DeviceFacts, HostDevice, HostFacts
 from cri.plan.sandbox import SandboxPlan
+from cri.plan.security import Confinement
 from proto import api_pb2 as api
 from runtime.cgroups.devices import ALL_DEVICES, DEFAULT_RULES
 from runtime.errors import FailedPrecondition, InvalidArgument
@@ -183,14 +184,18 @@ def test_an_exec_has_its_own_cgroup_below(plan: Planner) -> None:
     assert run.process["capabilities"] == made.spec["process"]["capabilities"]
 
 
-def test_a_seccomp_profile_of_the_nodes_is_in_the_document(plan: Planner) -> None:
+def test_profiles_of_the_nodes_are_in_the_document(plan: Planner) -> None:
     profile = Seccomp(defaultAction="SCMP_ACT_ALLOW", architectures=["SCMP_ARCH_X86_64"], flags=[], syscalls=[])
     config = text_format.Parse(
         CONTEXT % "seccomp { profile_type: Localhost localhost_ref: '/p' }", api.ContainerConfig()
     )
     names = ContainerIds(ID, f"/lib/containers/{ID}")
-    made = plan_container(config, plan.pod, plan.image, USER, names, plan.host, plan.devices, profile)
+    made = plan_container(
+        config, plan.pod, plan.image, USER, names, plan.host, plan.devices, Confinement(profile, "mine")
+    )
     assert made.seccomp == "localhost" and made.spec["linux"]["seccomp"] == profile
+    assert made.spec["process"]["apparmorProfile"] == "mine"
+    assert plan_exec(made, ["ls"], tty=False, n=1).process["apparmorProfile"] == "mine"
     assert decode(encode(made), ContainerPlan) == made
     assert start_request(made, [], [], CgroupDirs(v1=[], v2=None), "/p.bpf", None, 2)["seccomp_flags"] == 2
 

@@ -9,6 +9,7 @@ from google.protobuf import text_format
 from cri.plan.document import decode, encode
 from cri.plan.facts import HostFacts
 from cri.plan.sandbox import BRIDGE, CNI, SandboxIds, SandboxPlan, cgroup_parent, plan_sandbox, sandbox_request
+from cri.plan.security import NOT_CONFINED, Confinement
 from cri.settings import Settings
 from network.bandwidth import EGRESS, INGRESS, Bandwidth
 from proto import api_pb2 as api
@@ -21,9 +22,13 @@ IDS = SandboxIds(ID, "0a1b2c3d")
 OPTIONS = "linux { security_context { namespace_options { %s } } }"
 
 
-def plan(host: HostFacts, text: str = "", *, parent_exists: bool = True, profile: Seccomp | None = None) -> SandboxPlan:
+def plan(
+    host: HostFacts, text: str = "", *, parent_exists: bool = True, confinement: Confinement = NOT_CONFINED
+) -> SandboxPlan:
     config = text_format.Parse(text, api.PodSandboxConfig())
-    return plan_sandbox(config, IDS, Settings(state="/run/c"), host, parent_exists=parent_exists, profile=profile)
+    return plan_sandbox(
+        config, IDS, Settings(state="/run/c"), host, parent_exists=parent_exists, confinement=confinement
+    )
 
 
 def test_an_empty_configuration_is_a_pod_with_everything_of_its_own(host: HostFacts) -> None:
@@ -151,6 +156,7 @@ def test_the_request_to_the_monitor_carries_the_security_context(host: HostFacts
         "cgroup": cgroup,
         "user": {"uid": 7, "gid": 8, "additionalGids": [9]},
         "no_new_privileges": True,
+        "apparmor": "",
         "seccomp": "/cache/p.bpf",
         "seccomp_flags": 4,
         "oom_score_adj": -998,
@@ -158,11 +164,12 @@ def test_the_request_to_the_monitor_carries_the_security_context(host: HostFacts
     assert made.sysctls["kernel.sem"] == "1 2 3 4"
 
 
-def test_a_profile_of_the_nodes_is_kept_with_pause(host: HostFacts) -> None:
+def test_profiles_of_the_nodes_are_kept_with_pause(host: HostFacts) -> None:
     profile = Seccomp(defaultAction="SCMP_ACT_ALLOW", architectures=["SCMP_ARCH_X86_64"], flags=[], syscalls=[])
     text = "linux { security_context { seccomp { profile_type: Localhost localhost_ref: '/p' } } }"
-    made = plan(host, text, profile=profile)
-    assert (made.pause.seccomp, made.pause.profile) == ("localhost", profile)
+    made = plan(host, text, confinement=Confinement(profile, "mine"))
+    assert (made.pause.seccomp, made.pause.profile, made.pause.apparmor) == ("localhost", profile, "mine")
+    assert sandbox_request(made, CgroupDirs(v1=[], v2=None), None)["apparmor"] == "mine"
 
 
 def test_without_its_own_uts_no_hostname_is_set(host: HostFacts) -> None:

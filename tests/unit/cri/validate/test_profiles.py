@@ -45,8 +45,11 @@ def test_what_exists_passes(host: HostFacts, text: str) -> None:
         ("seccomp_profile_path: 'localhost/p'", InvalidArgument, "absolute path"),
         ("seccomp_profile_path: 'Unconfined'", InvalidArgument, "must be unconfined"),
         ("apparmor { profile_type: Localhost }", InvalidArgument, "names no profile"),
-        ("apparmor { profile_type: Localhost localhost_ref: 'p' }", FailedPrecondition, "AppArmor profiles"),
-        ("apparmor_profile: 'localhost/p'", FailedPrecondition, "AppArmor profiles"),
+        ("apparmor { profile_type: Localhost localhost_ref: 'p' }", FailedPrecondition, "no AppArmor"),
+        ("apparmor { profile_type: Localhost localhost_ref: 'localhost/' }", InvalidArgument, "names no profile"),
+        ("apparmor { profile_type: Localhost localhost_ref: 'a\\nb' }", InvalidArgument, "names no profile"),
+        (f"apparmor_profile: 'localhost/{'p' * 1025}'", InvalidArgument, "names no profile"),
+        ("apparmor_profile: 'localhost/p'", FailedPrecondition, "no AppArmor"),
         ("selinux_options { level: 'a\\nb' }", InvalidArgument, "control character"),
     ],
 )
@@ -62,13 +65,22 @@ def test_what_does_not_is_refused(host: HostFacts, text: str, fault: type[Fault]
         ({"seccomp": False}, "seccomp {}", "no seccomp filters"),
         ({"seccomp": False}, "seccomp_profile_path: 'docker/default'", "no seccomp filters"),
         ({"seccomp": False}, "seccomp { profile_type: Localhost localhost_ref: '/p' }", "no seccomp filters"),
-        ({"apparmor": True}, "apparmor {}", "AppArmor profiles"),
         ({"selinux": True}, "selinux_options { type: 't' }", "SELinux labels"),
     ],
 )
 def test_the_host_decides_what_else_is_refused(host: HostFacts, fact: dict[str, bool], text: str, words: str) -> None:
     with pytest.raises(FailedPrecondition, match=words):
         check_profiles(container(text), msgspec.structs.replace(host, **fact), "c")
+
+
+def test_on_a_host_with_apparmor_profiles_may_be_named(host: HostFacts) -> None:
+    facts = msgspec.structs.replace(host, apparmor=True)
+    for text in (
+        "apparmor {}",
+        "apparmor { profile_type: Localhost localhost_ref: 'p' }",
+        "apparmor_profile: 'localhost/p'",
+    ):
+        check_profiles(container(text), facts, "c")
 
 
 def test_nothing_asked_passes_on_every_host(host: HostFacts) -> None:

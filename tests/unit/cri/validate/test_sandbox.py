@@ -281,10 +281,11 @@ def test_a_group_needs_a_user(host: HostFacts) -> None:
         validate_run_pod_sandbox(request, host)
 
 
-def test_runtime_default_apparmor_needs_the_feature_where_the_host_has_apparmor(host: HostFacts) -> None:
-    request = make_request(CONTEXT % "apparmor {}")
-    with pytest.raises(FailedPrecondition, match="AppArmor profiles"):
-        validate_run_pod_sandbox(request, msgspec.structs.replace(host, apparmor=True))
+def test_apparmor_by_name_needs_a_host_that_has_it(host: HostFacts) -> None:
+    request = make_request(CONTEXT % "apparmor { profile_type: Localhost localhost_ref: 'p' }")
+    validate_run_pod_sandbox(request, msgspec.structs.replace(host, apparmor=True))
+    with pytest.raises(FailedPrecondition, match="no AppArmor"):
+        validate_run_pod_sandbox(request, host)
 
 
 @pytest.mark.parametrize("protocol", ["TCP", "UDP", "SCTP"])

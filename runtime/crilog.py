@@ -42,6 +42,7 @@ _NO_LOG = {
     errno.ELOOP: "a link, or below one",
     errno.ENOTDIR: "below something that is no directory",
     errno.EISDIR: "a directory",
+    errno.ENAMETOOLONG: "too long",
     errno.ENXIO: "not a regular file",
 }
 """What open(2) says of a path that is none for a log, whoever has made it so. ENXIO: a pipe without a reader."""

@@ -16,6 +16,8 @@ MAX_NAME = 253
 """Bytes of a pod's or container's name, namespace and uid; Kubernetes' own limit of an object's name."""
 MAX_PATH = 4095
 """PATH_MAX without the NUL."""
+MAX_COMPONENT = 255
+"""NAME_MAX: bytes between two slashes."""
 MAX_LABELS = 1 << 20
 """Bytes of all keys and values of one map; Kubernetes allows 256 KiB of annotations."""
 
@@ -83,6 +85,8 @@ def check_relative(value: str, field: str) -> None:
         raise refuse(field, f"must not have '..': {show(value)}")
     if len(value.encode()) > MAX_PATH:
         raise refuse(field, f"is longer than {MAX_PATH} bytes")
+    if any(len(name.encode()) > MAX_COMPONENT for name in value.split("/")):
+        raise refuse(field, f"has a name of more than {MAX_COMPONENT} bytes: {show(value)}")
 
 
 def check_range(value: int, field: str, low: int, high: int) -> None:

@@ -178,6 +178,11 @@ def test_reopening_goes_on_in_a_new_file(tmp_path: Path) -> None:
     assert (tmp_path / "log").read_bytes() == b"two\n"
 
 
+def test_a_path_that_is_too_long_is_the_request_s_fault(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument, match="too long"):
+        crilog.LogFile(f"{tmp_path}/{'x' * 256}")
+
+
 def test_a_failed_reopening_keeps_the_old_file(tmp_path: Path) -> None:
     log = crilog.LogFile(str(tmp_path / "log"))
     (tmp_path / "log").rename(tmp_path / "log.1")

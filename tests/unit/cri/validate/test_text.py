@@ -45,6 +45,7 @@ def test_a_good_value_passes(check: Callable[[str, str], None], value: str) -> N
         (text.check_path, "/a/..", "'..'"),
         (text.check_path, "/a\0", "control character"),
         (text.check_path, "/" + "a" * 4096, "longer than 4095"),
+        (text.check_path, "/a/" + "é" * 128 + "/b", "a name of more than 255 bytes"),
         (text.check_relative, "/a", "relative path"),
     ],
 )

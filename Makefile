@@ -56,9 +56,9 @@ test-load: $(BIN)/.installed-dev ## 500 requests at once, and a small run of the
 	@deploy/install-deps --test
 	$(PYTEST) $(LONG)
 
-test-attacks: $(BIN)/.installed-dev ## what images, containers and requests may try (as root)
+test-attacks: $(BIN)/.installed-dev ## what images, containers and requests may try; REQUESTS=5000 for as many new random ones (as root)
 	@deploy/install-deps --test
-	$(PYTEST) tests/security
+	$(if $(REQUESTS),CRISP_RANDOM_REQUESTS=$(REQUESTS)) $(PYTEST) $(if $(REQUESTS),--timeout 3600) tests/security
 
 test-failpoints: $(BIN)/.installed-dev ## fail, kill and cancel at every step of every operation (as root, 12 minutes)
 	@deploy/install-deps --test

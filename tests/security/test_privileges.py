@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,18 @@ async def test_annotations_and_labels_change_nothing(crisp: Attacked, tmp_path: 
     assert canary.exists()
     answer = await crisp.status(id)
     assert dict(answer.annotations) == hostile and dict(answer.labels) == hostile
+
+
+async def test_a_value_that_is_joined_to_others_is_another_sysctl(tmp_path: Path) -> None:
+    """CVE-2022-0811 as it was: the assignments are one argument of a program, with plus signs between them.
+    CVE-2022-0532: a name of a namespace that the pod shares with the node is the node's."""
+    sysctls = {"kernel.shm_rmid_forced": "1+kernel.core_pattern=|/bin/sh"}
+    argument = "+".join(f"{name}={value}" for name, value in sysctls.items())
+    assert dict(each.split("=") for each in argument.split("+"))["kernel.core_pattern"] == "|/bin/sh"
+    name = "/proc/sys/net/ipv4/ip_default_ttl"
+    script = f"echo 77 > {name}; {sys.executable} -c \"open('{name}', 'w').write('78')\"; cat {name}"
+    node = subprocess.run(["unshare", "--net", "sh", "-c", script], capture_output=True, text=True, check=True)
+    assert node.stdout == "78\n"
 
 
 async def test_a_sysctl_of_the_host_is_never_written(crisp: Attacked) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import stat
 import subprocess
@@ -135,8 +136,13 @@ async def test_a_log_is_never_written_below_a_link(crisp: Attacked, tmp_path: Pa
     assert os.listdir(tmp_path) == []
 
 
-async def test_an_id_is_no_path(crisp: Attacked) -> None:
-    """CVE-2025-0750: names that lead out of a directory never become one."""
+async def test_an_id_is_no_path(crisp: Attacked, tmp_path: Path) -> None:
+    """CVE-2025-0750: names that lead out of a directory never become one. A path that is joined does, the weak variant,
+    and what lies there is cleaned up."""
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "state/pods").mkdir(parents=True)
+    shutil.rmtree(os.path.join(tmp_path, "state/pods", "../../victim"))
+    assert os.listdir(tmp_path) == ["state"]
     mounts = Path("/proc/self/mountinfo").read_text()
     for uid in ("../..", "..", "a/../../b", "/etc"):
         config = crisp.pod()

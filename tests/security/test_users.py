@@ -108,6 +108,15 @@ async def test_a_users_file_that_is_no_file_is_a_quick_error(kind: str, crisp: A
     assert time.monotonic() - began < 2
 
 
+async def test_a_line_that_is_pasted_together_adds_a_user() -> None:
+    """CVE-2022-4318, CVE-2026-15809 as they were: HOME goes into a line of passwd; the first fix looked for a
+    backslash and an n, which is not what ends a line."""
+    home = "/x\nroot2:x:0:0::/:/bin/sh"
+    assert r"\n" not in home
+    lines = f"user:x:1000:1000::{home}:/bin/sh\n".splitlines()
+    assert [line.split(":")[2] for line in lines] == ["1000", "0"]
+
+
 async def test_a_home_cannot_add_lines_to_passwd(crisp: Attacked) -> None:
     """CVE-2022-4318, CVE-2026-15809: real line ends in HOME, from the request and from the image's passwd."""
     pod = await crisp.run_pod()

@@ -13,6 +13,7 @@ import pytest
 from proto import api_pb2 as api
 from tests.security.attacks import Attacked, Code, mounts_of, refused
 from tests.security.images import CHARACTER, Member, build_probe, symlink
+from tests.security.weak import in_private_mounts
 
 GETEUID = 107 if os.uname().machine == "x86_64" else 175
 
@@ -106,8 +107,13 @@ async def test_a_missing_working_directory_is_made_inside(crisp: Attacked, tmp_p
 
 
 async def test_a_host_path_is_left_as_it_is(crisp: Attacked, secret: Path) -> None:
-    """CVE-2021-43816: a hostPath over one of the pod's files is neither relabelled, written nor given away."""
+    """CVE-2021-43816: a hostPath over one of the pod's files is neither relabelled, written nor given away. Who gives
+    the container its /etc/hosts by the path in it, the weak variant, gives away the host's file."""
     source = secret / "key"
+    weak = 'touch "$2/hosts"; mount --bind "$1" "$2/hosts"; chown 1000 "$2/hosts"'
+    in_private_mounts(weak, source, secret.parent)
+    assert source.stat().st_uid == 1000
+    os.chown(source, 0, 0)
     before = source.stat()
     config = crisp.attacker("cat", "/etc/hosts")
     config.linux.security_context.run_as_user.value = 1000
@@ -148,13 +154,16 @@ async def test_mount_options_hold(options: list[str], of: str, crisp: Attacked, 
 
 
 async def test_a_joined_path_is_mounted_on_where_it_was_exchanged(secret: Path, tmp_path: Path) -> None:
-    """CVE-2021-30465 as it was: checked as a path, exchanged, mounted as a path."""
+    """CVE-2021-30465 as it was: checked as a path, exchanged, mounted as a path; CVE-2024-45310: and made as one."""
     (tmp_path / "target").mkdir()
     target = tmp_path / "target"
     checked = target.resolve()
     assert checked == target
     target.rename(tmp_path / "away")
     target.symlink_to(secret)
+    os.makedirs(checked / "made")
+    assert (secret / "made").is_dir()
+    (secret / "made").rmdir()
     subprocess.run(["mount", "-t", "tmpfs", "none", checked], check=True)
     try:
         assert any(line.split()[4] == str(secret) for line in mounts_of())
@@ -176,7 +185,7 @@ async def test_mount_points_that_are_exchanged_all_the_time_stay_inside(
     pod = await crisp.run_pod()
     racer = crisp.attacker("sleep", "1000")
     racer.mounts.append(api.Mount(container_path="/vol", host_path=str(shared)))
-    race = asyncio.create_task(crisp.say(await crisp.run(pod, racer), "probe", "swap", "/vol/a", "/vol/b", "4"))
+    swaps, racing = ("probe", "swap", "/vol/a", "/vol/b", "4"), await crisp.run(pod, racer)
 
     outcomes: list[str] = []
 
@@ -196,12 +205,26 @@ async def test_mount_points_that_are_exchanged_all_the_time_stay_inside(
             assert "of the host" not in crisp.log(id)
             outcomes.append("started")
 
-    while not race.done():
-        await asyncio.gather(*(start_one() for _ in range(4)))
-    assert int(await race) > 10_000 and len(outcomes) > 20
+    while len(outcomes) <= 20:
+        race = asyncio.create_task(crisp.say(racing, *swaps))
+        while not race.done():
+            await asyncio.gather(*(start_one() for _ in range(4)))
+        assert int(await race) > 10_000
     await crisp.remove_all()
     assert (sorted(os.listdir(secret)), mounts_of()) == before
     assert (secret / "key").read_text() == "of the host\n"
+
+
+async def test_a_source_that_was_looked_at_is_mounted_as_what_it_became(secret: Path, tmp_path: Path) -> None:
+    """CVE-2017-1002101, CVE-2021-25741 as they were: the subPath is looked at, exchanged, and mounted by its path."""
+    volume = tmp_path / "volume"
+    (volume / "sub").mkdir(parents=True)
+    assert not (volume / "sub").is_symlink()
+    (volume / "sub").rename(volume / "away")
+    (volume / "sub").symlink_to(secret)
+    (tmp_path / "target").mkdir()
+    script = 'mount --bind "$1" "$2"; cat "$2/key"'
+    assert in_private_mounts(script, volume / "sub", tmp_path / "target") == "of the host\n"
 
 
 async def test_a_source_that_is_exchanged_is_mounted_as_it_was_found(

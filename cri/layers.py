@@ -7,6 +7,7 @@ Invariant: a walk never leaves the writable layer.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -45,9 +46,11 @@ class Layers:
 
 
 def measure(directory: str) -> LayerUsage:
-    """Blocks and inodes of a tree; what disappears while it is walked does not count."""
+    """Blocks and inodes of a tree, its top too; what disappears while it is walked does not count."""
     used, inodes = 0, 0
     pending = [directory]
+    with contextlib.suppress(FileNotFoundError):
+        used, inodes = os.lstat(directory).st_blocks * 512, 1
     while pending:
         try:
             with os.scandir(pending.pop()) as entries:

@@ -31,7 +31,7 @@ from runtime.cgroups.stats import Sweeper
 from runtime.cgroups.usage import Usage
 
 PATIENCE = 0.5
-"""Seconds that the first metrics of a container wait for what is measured in the background."""
+"""Seconds that the first figures of a container wait for what is measured in the background."""
 
 NO_DETAIL = Detail()
 NEVER = -(1 << 63)
@@ -137,7 +137,11 @@ class Readings:
         """Wait a moment for what is measured in the background and never was for these containers."""
         known = list(records)
         await self._processes.first([self._place(record).cgroup for record in known], PATIENCE)
-        await self._layers.first([record.id for record in known], PATIENCE)
+        await self.layers_measured(known)
+
+    async def layers_measured(self, records: Iterable[ContainerRecord]) -> None:
+        """As ``measured``, for what they have written alone."""
+        await self._layers.first([record.id for record in records], PATIENCE)
 
     def forget(self, id: str) -> None:
         """The object is removed."""

@@ -52,6 +52,17 @@ async def test_the_writable_layer_is_measured_in_the_background(crisp: Crisp, mo
     assert (await stats(crisp, id)).writable_layer.inodes_used.value >= 1
 
 
+async def test_the_first_answer_has_the_size_of_the_writable_layer(crisp: Crisp) -> None:
+    sandbox = await crisp.run_pod()
+    one = await crisp.run(sandbox, crisp.container())
+    assert (await stats(crisp, one)).writable_layer.inodes_used.value >= 1
+    two = await crisp.run(sandbox, crisp.container(name="two"))
+    answer = await crisp.runtime.ListContainerStats(
+        api.ListContainerStatsRequest(filter=api.ContainerStatsFilter(id=two))
+    )
+    assert [each.writable_layer.inodes_used.value >= 1 for each in answer.stats] == [True]
+
+
 async def test_the_list_has_the_running_containers_that_the_filter_lets_through(crisp: Crisp) -> None:
     sandbox = await crisp.run_pod()
     one = await crisp.run(sandbox, crisp.container(labels={"n": "1"}))

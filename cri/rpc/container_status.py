@@ -25,9 +25,16 @@ async def container_status_rpc(host: Host, request: api.ContainerStatusRequest, 
 
 
 def verbose_info(host: Host, record: ContainerRecord) -> dict[str, str]:
-    """JSON: ``info`` with the pid, the log entries that the disk has refused, and the plan (``plan.spec``
-    is config.json), ``timeline``."""
-    dropped = max(record.log_dropped, host.dropped.of(record.id))
-    info = {"sandboxID": record.sandbox_id, "pid": record.pid, "logDropped": dropped, "plan": json.loads(record.plan)}
+    """JSON: ``info`` with the pid, the log entries that the disk has refused, the plan, and ``runtimeSpec``,
+    where other runtimes have config.json, too; ``timeline``."""
+    dropped, plan = max(record.log_dropped, host.dropped.of(record.id)), json.loads(record.plan)
+    info = {"sandboxID": record.sandbox_id, "pid": record.pid, "logDropped": dropped, "plan": plan}
+    info["runtimeSpec"] = with_volumes(plan["spec"], plan["volumes"])
     timeline = Timeline(f"container {record.id[:12]} {record.name}", record.stages)
     return {"info": json.dumps(info), "timeline": to_info([timeline])}
+
+
+def with_volumes(spec: dict[str, Any], volumes: list[dict[str, str]]) -> dict[str, Any]:
+    """The OCI document with the image's VOLUMEs, which are filled before they are bound, among its mounts."""
+    binds = [{**volume, "type": "bind", "options": ["rbind", "rw"]} for volume in volumes]
+    return {**spec, "mounts": [*spec["mounts"], *binds]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import grpc
 import grpc.aio
@@ -37,6 +38,18 @@ async def test_the_verbose_status_is_json_with_the_document_and_the_stages(crisp
     assert info["pid"] > 1 and info["plan"]["spec"]["process"]["args"] == ["sleep", "1000"]
     stages = [stage["step"] for stage in timeline[0]["stages"]]
     assert stages == ["make_container_directories", "make_container_cgroup", "prepare_init", "start_init"]
+
+
+async def test_the_document_is_where_other_runtimes_show_it_and_has_the_volumes_of_the_image(crisp: Crisp) -> None:
+    await crisp.import_image("example.com/data:1", {"Volumes": {"/data": {}}})
+    config = crisp.container(image=api.ImageSpec(image="example.com/data:1"))
+    id = await crisp.run(await crisp.run_pod(), config)
+    answer = await crisp.runtime.ContainerStatus(api.ContainerStatusRequest(container_id=id, verbose=True))
+    spec = json.loads(answer.info["info"])["runtimeSpec"]
+    assert spec["process"]["args"] == ["sleep", "1000"]
+    (source,) = [each["source"] for each in spec["mounts"] if each["destination"] == "/data"]
+    (Path(source) / "word").write_text("here")
+    assert (await crisp.exec(id, "cat", "/data/word")).stdout == b"here"
 
 
 async def test_an_unknown_container_is_not_found(crisp: Crisp) -> None:

@@ -28,7 +28,7 @@ from tests.conformance import registry
 from tests.conformance.crictl_session import serve
 
 SETTINGS = """\
-log_level = "warning"
+log_level = "error"
 [network]
 bridge = "cricrit0"
 subnets = ["10.214.78.0/24"]

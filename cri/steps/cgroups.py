@@ -19,15 +19,16 @@ from runtime.systemd.properties import plan_properties
 
 
 async def make_cgroup(host: Host, path: str, owner: str, writes: Iterable[Write] = ()) -> None:
-    """The cgroup, without limits, but those of ``writes`` that its unit has, if it has one.
+    """The cgroup with the controllers of ``writes``, without limits but those of its unit, if it has one.
 
     Raises:
         HostFault: it cannot be made.
         Unavailable, DeadlineExceeded: systemd does not do it.
     """
+    limits = tuple(writes)
     if unit_of(path):
-        await host.scopes.make(path, plan_properties(writes, beside=1), f"crisp: {owner}")
-    tree.create(host.layout, path, owner)
+        await host.scopes.make(path, plan_properties(limits, beside=1), f"crisp: {owner}")
+    tree.create(host.layout, path, owner, {write.controller for write in limits})
 
 
 async def make_slice(host: Host, path: str, owner: str, limits: Resources | None) -> None:

@@ -138,6 +138,7 @@ async def apply_change(host: Host, change: Change, **ids: str) -> None:
         FailedPrecondition, InvalidArgument, HostFault: as ``apply_writes`` and ``change_unit``.
     """
     refuse_below_use(change.limits.writes, host.layout, change.cgroup)
+    tree.hand_down(host.layout, change.cgroup, {write.controller for write in change.limits.writes})
     for note in apply_writes(change.limits, host.layout, change.cgroup):
         LOG.info("%s", note, extra=ids)
     await change_unit(host, change.cgroup, change.limits.writes)

@@ -26,6 +26,7 @@ from cri.steps.cgroups import make_cgroup, make_slice, remove_cgroup
 from cri.steps.files import read_host_file, remove_tree, unmount_all, unmount_and_unlink, write_file
 from runtime.cgroups import kill as cgroup_kill
 from runtime.cgroups import layout as cgroup_layout
+from runtime.cgroups import tree
 from runtime.cgroups.limits import apply_writes
 from runtime.cgroups.resources import Resources, plan_writes
 from runtime.errors import DeadlineExceeded, Unavailable
@@ -83,7 +84,9 @@ class MakePodCgroups(msgspec.Struct, frozen=True, tag="make_pod_cgroups"):
         # No cpuset of v1 may have more than the one above it, and pause's has what was there before.
         cpuset = Resources(cpuset_cpus=self.limits.cpuset_cpus, cpuset_mems=self.limits.cpuset_mems)
         for path, limits in ((self.pause, cpuset), (self.pod, self.limits)):
-            for note in apply_writes(plan_writes(limits, host.layout), host.layout, path):
+            planned = plan_writes(limits, host.layout)
+            tree.hand_down(host.layout, path, {write.controller for write in planned.writes})
+            for note in apply_writes(planned, host.layout, path):
                 LOG.info("%s", note, extra={"sandbox_id": self.sandbox})
 
     async def undo(self, host: Host) -> None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+from collections.abc import Collection
 
 from runtime.cgroups import files, kill
 from runtime.cgroups.layout import Layout, dirs, exec_dirs, validate
@@ -28,6 +29,9 @@ from runtime.spec import CgroupDirs
 MARK = "trusted.crisp"
 """Extended attribute of a directory of ours; its value says what it is for (an id), empty for an
 ancestor that was only made because it was missing."""
+
+USED = frozenset({"cpu", "cpuset", "hugetlb", "io", "memory", "pids"})
+"""Controllers that each container has in v2: limits and figures are of these."""
 
 _MAKE = "make the cgroup"
 _REMOVE = "remove the cgroup"
@@ -40,14 +44,15 @@ def exists(layout: Layout, cgroup_path: str) -> bool:
     return any(os.path.isdir(path) for path in (found["v1"] or [found["v2"] or ""]))
 
 
-def create(layout: Layout, cgroup_path: str, owner: str) -> bool:
+def create(layout: Layout, cgroup_path: str, owner: str, controllers: Collection[str] = ()) -> bool:
     """Make ``cgroup_path`` and what is missing above it, in every tree.
 
     v1: a new cpuset gets its parent's CPUs and memory nodes, without which no
-    process could enter it. v2: the controllers are enabled in every ancestor.
+    process could enter it. v2: controllers are enabled in every ancestor that lacks them.
 
     Args:
         owner: what the directories are for, kept in their mark.
+        controllers: of the v2 tree, beside ``USED``.
 
     Returns:
         Whether the leaf was made here (in at least one tree), false if it was there.
@@ -67,7 +72,7 @@ def create(layout: Layout, cgroup_path: str, owner: str) -> bool:
                 _use_hierarchy([path for path in made if path.startswith(hierarchy.mount + "/")])
         if layout.v2 is not None:
             _make_path(layout.v2, cgroup_path, owner, made)
-            _delegate(layout, cgroup_path)
+            hand_down(layout, cgroup_path, controllers)
     except BaseException:
         for path in reversed(made):
             _rmdir(path)
@@ -230,21 +235,26 @@ def _use_hierarchy(directories: list[str]) -> None:
             files.write(path, "1", _MAKE)
 
 
-def _delegate(layout: Layout, cgroup_path: str) -> None:
-    """Enable all controllers of the host in every ancestor of ``cgroup_path``, the root first.
+def hand_down(layout: Layout, cgroup_path: str, controllers: Collection[str] = ()) -> None:
+    """Enable ``USED`` and ``controllers``, as far as the host has them in v2, in every ancestor of ``cgroup_path``
+    that lacks one, the root first. What others have enabled stays, and what they have not and nobody needs, too.
 
     A cgroup has the files of a controller only if its parent enables it in
     ``cgroup.subtree_control``, and the kernel refuses that (EBUSY) for a parent, the
     root excepted, that has processes of its own. That is why pause and containers
     are leaves, and why the pod's cgroup itself is empty.
+
+    Raises:
+        HostFault: an ancestor cannot hand them down.
     """
-    if not layout.v2_controllers:
+    wanted = layout.v2_controllers & USED.union(controllers)
+    if not wanted:
         return
     ancestors = cgroup_path.split("/")[:-1]
     for depth in range(1, len(ancestors) + 1):
         path = f"{layout.v2}{'/'.join(ancestors[:depth])}"
         control = f"{path}/cgroup.subtree_control"
-        lacking = layout.v2_controllers.difference(files.read(control, _MAKE).split())
+        lacking = wanted.difference(files.read(control, _MAKE).split())
         lacking &= frozenset(files.read(f"{path}/cgroup.controllers", _MAKE).split()) if lacking else lacking
         if not lacking:
             continue

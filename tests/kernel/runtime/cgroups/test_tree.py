@@ -164,7 +164,10 @@ def test_an_exec_in_a_container_that_is_gone_leaves_nothing(path: str) -> None:
 def test_controllers_are_handed_down_to_the_leaf(path: str) -> None:
     tree.create(LAYOUT, f"{path}/a", "x")
     offered = Path(f"{LAYOUT.v2}{path}/a/cgroup.controllers").read_text().split()
-    assert set(offered) == LAYOUT.v2_controllers
+    assert set(offered) == LAYOUT.v2_controllers & tree.USED
+    rest = LAYOUT.v2_controllers - tree.USED
+    tree.create(LAYOUT, f"{path}/b", "x", rest)
+    assert set(Path(f"{LAYOUT.v2}{path}/b/cgroup.controllers").read_text().split()) == LAYOUT.v2_controllers
 
 
 @needs_v2_controller
@@ -181,19 +184,31 @@ def pure_v2(root: Path) -> Layout:
     """Files that look like a v2 tree with controllers, where no v2 tree has any."""
     for directory in (root, root / "pod"):
         directory.mkdir(exist_ok=True)
-        (directory / "cgroup.controllers").write_text("cpu io memory pids\n")
+        (directory / "cgroup.controllers").write_text("cpu io memory pids rdma\n")
         (directory / "cgroup.subtree_control").write_text("")
     return Layout(Kind.V2, (), str(root), frozenset({"cpu", "memory", "pids", "rdma"}), "/", False, frozenset())
 
 
 def test_only_what_is_lacking_and_offered_is_enabled_on_pure_v2(tmp_path: Path) -> None:
     layout = pure_v2(tmp_path)
-    (tmp_path / "cgroup.subtree_control").write_text("cpu memory pids rdma")
+    (tmp_path / "cgroup.subtree_control").write_text("cpu memory pids")
     assert tree.create(layout, "/pod/c", "x")
-    assert (tmp_path / "cgroup.subtree_control").read_text() == "cpu memory pids rdma"
+    assert (tmp_path / "cgroup.subtree_control").read_text() == "cpu memory pids"
     assert (tmp_path / "pod/cgroup.subtree_control").read_text() == "+cpu +memory +pids"
     assert tree.exists(layout, "/pod/c")
     assert not tree.create(layout, "/pod/c", "x")
+
+
+def test_a_controller_that_few_need_is_enabled_for_whoever_asks(tmp_path: Path) -> None:
+    layout = pure_v2(tmp_path)
+    for directory in (tmp_path, tmp_path / "pod"):
+        (directory / "cgroup.subtree_control").write_text("cpu memory pids")
+    tree.hand_down(layout, "/pod/c")
+    tree.hand_down(layout, "/pod/c", {"cpu", "misc"})
+    assert (tmp_path / "cgroup.subtree_control").read_text() == "cpu memory pids"
+    tree.hand_down(layout, "/pod/c", {"rdma"})
+    for directory in (tmp_path, tmp_path / "pod"):  # written over what an ordinary file held
+        assert (directory / "cgroup.subtree_control").read_text().startswith("+rdma")
 
 
 def test_before_linux_5_11_a_memory_cgroup_is_told_to_count_its_children(tmp_path: Path) -> None:

@@ -80,11 +80,13 @@ def _joined(request: StartRequest) -> frozenset[str]:
 def container_essence(request: StartRequest) -> Any:
     """What ``container_script`` reads of a request, but for the seccomp program."""
     spec, linux = request["spec"], request["spec"]["linux"]
-    read = {key: linux[key] for key in ("namespaces", "devices", "maskedPaths", "readonlyPaths", "rootfsPropagation")}
+    keys = ("namespaces", "uidMappings", "devices", "maskedPaths", "readonlyPaths", "rootfsPropagation")
+    read = {key: value for key, value in linux.items() if key in keys}
     hostname = "" if "uts" in _joined(request) else spec["hostname"]
     return {
         "spec": {**{key: spec[key] for key in ("process", "root", "mounts")}, "hostname": hostname, "linux": read},
         **{key: request[key] for key in ("rootfs", "volumes", "images", "missing_sources", "cgroup", "stdin")},
+        "pid_mode": request["pid_mode"] if "uidMappings" in linux else "",
     }
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 import os
 
-from runtime import identity
+from runtime import identity, user_namespace
 from runtime.child import STDIO, begin, enter_cwd, given_stdio, own_stdio
 from runtime.errors import Fault, StartRefused
 from runtime.identity import Filter
@@ -22,7 +22,7 @@ from runtime.linux import namespaces
 from runtime.linux.libc import AT_FDCWD
 from runtime.linux.script import Script
 from runtime.rootfs import console
-from runtime.spec import ExecRequest
+from runtime.spec import ExecRequest, to_host
 
 _JOINED = (
     namespaces.CLONE_NEWNS
@@ -31,7 +31,8 @@ _JOINED = (
     | namespaces.CLONE_NEWUTS
     | namespaces.CLONE_NEWCGROUP
 )
-"""All at once: one that the container shares with the host is joined to no effect."""
+"""All at once: one that the container shares with the host is joined to no effect. But its own user namespace
+nobody may join, so that one only where the container has another."""
 
 
 class _Refused:
@@ -48,21 +49,28 @@ def plan_command(request: ExecRequest, seccomp: Filter | None) -> Script:
         Fault: the request asks for what cannot be.
     """
     script = Script([*STDIO, "target"])
-    command = request["process"]
+    command, ids = request["process"], request.get("ids")
+    streams = stdio_numbers(command["terminal"], request["stdin"])
     directory = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
     begin(script, command, request["cgroup"], given_stdio(script))
+    if ids is not None and not command["terminal"]:  # the root inside could not give away what is the host's
+        with script.step("own the standard streams"):
+            own_stdio(script, to_host(command["user"]["uid"], ids), streams)
     with script.step("join the container", request["container"]):
         # The kernel puts the root and the directory inside.
         target, ended = script.given["target"], {errno.ESRCH: (StartRefused, "has ended")}
-        script.call("setns", target, _JOINED, refuse=ended)
+        script.call("setns", target, _JOINED | (namespaces.CLONE_NEWUSER if ids else 0), refuse=ended)
         script.close(target)
+        if ids is not None:
+            user_namespace.become_root(script)
     if command["terminal"]:
         with script.step("open the terminal"):
             root = script.opened("openat", AT_FDCWD, "/", directory, 0)
             console.take(script, *console.open_terminal(script, root))
             script.close(root)
-    with script.step("own the standard streams"):
-        own_stdio(script, command["user"]["uid"], stdio_numbers(command["terminal"], request["stdin"]))
+    if ids is None or command["terminal"]:
+        with script.step("own the standard streams"):
+            own_stdio(script, command["user"]["uid"], streams)
     with script.step("enter the working directory", command["cwd"]):
         enter_cwd(script, script.opened("openat", AT_FDCWD, command["cwd"], directory, 0, refuse=_Refused()))
     with script.step("set the resource limits"):

@@ -217,8 +217,8 @@ class Container:
     def _pid_namespace(self, request: ContainerBirth) -> tuple[int | None, int]:
         """``(descriptor to be born in, clone flags)`` of the request's PID mode."""
         mode, pod = request["pid_mode"], self._pod
-        if mode == "container":
-            return None, CLONE_NEWPID
+        if mode == "container":  # one that belongs to the pod's user namespace its script makes (``be_reborn``)
+            return None, 0 if "user" in request["joined"] else CLONE_NEWPID
         if mode == "node":
             return None, 0
         if mode == "pod":

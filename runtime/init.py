@@ -3,7 +3,9 @@
 The process is born in the container's PID namespace and v2 cgroup. What is of the
 host (control groups, mount sources) is opened first; then the namespaces are
 entered, the root is put together below one held descriptor, entered, and the
-identity given up. ``runtime.rootfs`` has the parts, ``runtime.identity`` the end.
+identity given up. In a pod with a user namespace the overlay and /dev are made on the host's side,
+too, because its root may not, and what the process does after it has entered that namespace it
+does with that root's rights alone. ``runtime.rootfs`` has the parts, ``runtime.identity`` the end.
 
 What the monitor hears of it (``runtime.children``): with a terminal the word
 ``console`` and its master; the call that failed; or the end of the report, which is
@@ -17,7 +19,7 @@ from __future__ import annotations
 
 import os
 
-from runtime import identity
+from runtime import identity, user_namespace
 from runtime.child import STDIO, begin, enter_cwd, given_stdio, own_stdio, wait_released
 from runtime.errors import StartRefused
 from runtime.identity import Filter
@@ -25,9 +27,9 @@ from runtime.linux import mount, namespaces, trees
 from runtime.linux.libc import AT_FDCWD
 from runtime.linux.script import Script, Slot
 from runtime.rootfs import compose, console, mounts, overlay, pivot, resolve
-from runtime.spec import Namespace, Spec, StartRequest
+from runtime.spec import Namespace, Spec, StartRequest, mapping_of, to_host
 
-JOINABLE = ("network", "ipc", "uts")
+JOINABLE = ("network", "ipc", "uts", "user")
 """The kinds of namespaces of a pod that a container's init enters."""
 
 _ROOT_PROPAGATION = {
@@ -50,24 +52,29 @@ def plan_init(request: StartRequest, seccomp: Filter | None, joined: frozenset[s
     """
     script = Script([*STDIO, *sorted(joined)])
     spec = request["spec"]
-    described = spec["process"]
+    described, user = spec["process"], script.given.get("user")
     begin(script, described, request["cgroup"], None if described["terminal"] else given_stdio(script))
+    if user is not None and not described["terminal"]:  # the namespace's root could not give away what is the host's
+        _own_streams(script, request)
     with script.step("open the mount sources"):
         mounts.make_missing_sources(script, request["missing_sources"])
-        opened = compose.open_mounts(script, request)
-    with script.step("enter the namespaces"):
-        _enter_namespaces(script, spec, joined)
-    compose.open_images(script, request, opened)
-    with script.step("mount the root filesystem"):
-        root = overlay.mount_root(script, request["rootfs"])
+        opened = compose.open_mounts(script, request, user)
+    if user is None:
+        with script.step("enter the namespaces"):
+            _enter_namespaces(script, spec, joined)
+        compose.open_images(script, request, opened)
+        with script.step("mount the root filesystem"):
+            root = overlay.mount_root(script, request["rootfs"])
+    else:
+        root = _enter_user_namespace(script, request, opened, joined)
     compose.mount_all(script, root, spec, opened)
     if described["terminal"]:
         with script.step("open the terminal"):
             master, peer = console.open_terminal(script, root)
             console.bind_console(script, root, peer)
             console.take(script, master, peer)
-    with script.step("own the standard streams"):
-        own_stdio(script, described["user"]["uid"], stdio_numbers(described["terminal"], request["stdin"]))
+    if user is None or described["terminal"]:
+        _own_streams(script, request)
     with script.step("find the working directory", described["cwd"]):
         cwd = resolve.make_dirs_in_root(script, root, described["cwd"])
     with script.step("enter the root filesystem"):
@@ -86,6 +93,34 @@ def plan_init(request: StartRequest, seccomp: Filter | None, joined: frozenset[s
     return script
 
 
+def _enter_user_namespace(
+    script: Script, request: StartRequest, opened: compose.HostSide, joined: frozenset[str]
+) -> Slot:
+    """The root, made by the host's root, and attached by that of the user namespace."""
+    user = script.given["user"]
+    with trees.in_mount_namespace_aside(script):
+        compose.open_images(script, request, opened, user)
+        with script.step("mount the root filesystem"):
+            root = overlay.make_detached(script, request["rootfs"], user)
+    with script.step("enter the namespaces"):
+        user_namespace.enter(script, user)
+        if request["pid_mode"] == "container":
+            user_namespace.be_reborn(script)
+        _enter_namespaces(script, request["spec"], joined)
+    with script.step("mount the root filesystem"):
+        overlay.attach_root(script, root)
+    return root
+
+
+def _own_streams(script: Script, request: StartRequest) -> None:
+    described, ids = request["spec"]["process"], mapping_of(request["spec"]["linux"])
+    uid = described["user"]["uid"]
+    if ids is not None and not described["terminal"]:
+        uid = to_host(uid, ids)
+    with script.step("own the standard streams"):
+        own_stdio(script, uid, stdio_numbers(described["terminal"], request["stdin"]))
+
+
 def stdio_numbers(terminal: bool, stdin: bool) -> tuple[int, ...]:
     """Those of 0, 1 and 2 that are pipes or a terminal, not the null device."""
     return (0, 1, 2) if terminal or stdin else (1, 2)
@@ -94,7 +129,7 @@ def stdio_numbers(terminal: bool, stdin: bool) -> tuple[int, ...]:
 def _enter_namespaces(script: Script, spec: Spec, joined: frozenset[str]) -> None:
     new = namespaces.CLONE_NEWNS
     for entry in spec["linux"]["namespaces"]:
-        if entry["type"] != "pid":  # the birth was in that one
+        if entry["type"] != "pid" and (entry["type"] != "user" or "user" not in joined):  # where it is already
             new |= _join_or_new(script, entry, joined)
     trees.own_mount_namespace(script, new)
     name = spec["hostname"].encode()

@@ -50,6 +50,7 @@ MOUNT_ATTR_RELATIME = 0x0
 MOUNT_ATTR_NOATIME = 0x10
 MOUNT_ATTR_STRICTATIME = 0x20
 MOUNT_ATTR_NODIRATIME = 0x80
+MOUNT_ATTR_IDMAP = 0x100000
 MOUNT_ATTR_NOSYMFOLLOW = 0x200000
 
 _MOUNT_ATTR = struct.Struct("=QQQQ")
@@ -132,13 +133,18 @@ def fsmount(context: int, attributes: int = 0) -> int:
     return int(tree)
 
 
-def mount_setattr(tree: int, set: int = 0, clear: int = 0, propagation: int = 0, recursive: bool = False) -> None:
+def mount_setattr(
+    tree: int, set: int = 0, clear: int = 0, propagation: int = 0, recursive: bool = False, user: int | None = None
+) -> None:
     """mount_setattr(2) on the mount of descriptor ``tree``, with all below it if ``recursive``.
 
     ``set`` and ``clear`` are MOUNT_ATTR_* bits, ``propagation`` one of MS_PRIVATE,
-    MS_SLAVE, MS_SHARED, MS_UNBINDABLE or 0.
+    MS_SLAVE, MS_SHARED, MS_UNBINDABLE or 0. ``user`` is a descriptor of the user namespace
+    that the detached mount is to be idmapped by; EINVAL is for a file system that cannot be.
     """
-    attributes = _MOUNT_ATTR.pack(set, clear, propagation, 0)
+    if user is not None:
+        set |= MOUNT_ATTR_IDMAP
+    attributes = _MOUNT_ATTR.pack(set, clear, propagation, user or 0)
     flags = libc.AT_EMPTY_PATH | (libc.AT_RECURSIVE if recursive else 0)
     if _mount_setattr(libc.NR_MOUNT_SETATTR, tree, b"", flags, attributes, _MOUNT_ATTR.size) < 0:
         raise libc.failed("mount_setattr")

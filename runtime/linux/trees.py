@@ -8,17 +8,22 @@ Invariant: every descriptor is close-on-exec.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-from runtime.linux import libc, mount
-from runtime.linux.script import Refusals, Script, Slot
+from runtime.errors import StartRefused
+from runtime.linux import libc, mount, namespaces
+from runtime.linux.script import Refusals, Script, Slot, plus
 
 _CLOEXEC = 1
 _SET_FLAG, _SET_STRING, _CREATE = 0, 1, 6
 _MOVE = 0x4 | 0x40  # MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH
 _ATTRIBUTES = struct.Struct("=QQQQ")
+_USER = 24  # of userns_fd in struct mount_attr
+_NOT_IDMAPPED = {errno.EINVAL: (StartRefused, "is on a file system that cannot be idmapped")}
 
 
 def open_tree(script: Script, at: Slot | int, path: str, flags: int = 0) -> Slot:
@@ -63,6 +68,16 @@ def set_attributes(
     script.call("mount_setattr", tree, "", flags, attributes, _ATTRIBUTES.size, object=name)
 
 
+def set_idmap(script: Script, tree: Slot, user: Slot, recursive: bool = False, name: str = "") -> None:
+    """Have the detached ``tree`` show the ids of its file system through the user namespace ``user``: what is 0's
+    on the disk is the namespace's root's. Refused where the file system cannot be idmapped."""
+    attributes = script.room(_ATTRIBUTES.size)
+    script.fill(attributes, _ATTRIBUTES.pack(mount.MOUNT_ATTR_IDMAP, 0, 0, 0))
+    script.store(plus(attributes, _USER), user)
+    flags = libc.AT_EMPTY_PATH | (libc.AT_RECURSIVE if recursive else 0)
+    script.call("mount_setattr", tree, "", flags, attributes, _ATTRIBUTES.size, object=name, refuse=_NOT_IDMAPPED)
+
+
 def mount_at(
     script: Script, source: str, target: str, fstype: str, flags: int, data: str = "", refuse: Refusals | None = None
 ) -> None:
@@ -74,3 +89,15 @@ def own_mount_namespace(script: Script, flags: int) -> None:
     """Unshare ``flags``; nothing that is mounted from here on is seen by the host, what the host unmounts goes."""
     script.call("unshare", flags)
     mount_at(script, "", "/", "", mount.MS_REC | mount.MS_SLAVE)
+
+
+@contextlib.contextmanager
+def in_mount_namespace_aside(script: Script) -> Iterator[None]:
+    """What is mounted meanwhile is mounted in a mount namespace that ends when the process is back in its own."""
+    with script.step("mount aside"):
+        own = script.opened("openat", libc.AT_FDCWD, "/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC, 0)
+        own_mount_namespace(script, namespaces.CLONE_NEWNS)
+    yield
+    with script.step("mount aside"):
+        script.call("setns", own, namespaces.CLONE_NEWNS)
+        script.close(own)

@@ -1,8 +1,10 @@
 """The nodes and links of a container's /dev.
 
-Made on the fresh tmpfs that was just mounted there, by descriptor, before
-anything else can be mounted over it. Modes are exact: the umask is 0 by then
-(``runtime.child.leave_monitor``), and a chmod would look the name up again.
+Made on a fresh tmpfs by descriptor, when it was just mounted there or, for a container
+with a user namespace, in which no node can be made, before it is: then the owners are those
+that the container's ids have on the host. Nothing else can be mounted over it before that. Modes
+are exact: the umask is 0 by then (``runtime.child.leave_monitor``), and a chmod would look
+the name up again.
 
 Invariant: a node is what its name says: each one is looked at again without
 following links, and its type and number compared.
@@ -11,15 +13,17 @@ following links, and its type and number compared.
 from __future__ import annotations
 
 import errno
+import os
 import stat
 
 from runtime.child import S_IFMT, device_number, file_type, look_at
 from runtime.child import device as numbers
 from runtime.errors import HostFault, StartRefused
+from runtime.linux import mount, trees
 from runtime.linux.libc import AT_SYMLINK_NOFOLLOW
 from runtime.linux.script import Label, Script, Slot
 from runtime.rootfs.resolve import make_dirs_in_root
-from runtime.spec import Device
+from runtime.spec import Device, IdMapping, to_host
 
 
 def _char(name: str, major: int, minor: int) -> Device:
@@ -68,12 +72,52 @@ def plan_devices(extra: list[Device]) -> list[Device]:
 
 def fill_dev(script: Script, dev: Slot, devices: list[Device]) -> None:
     """Make the links and those of ``devices`` that lie below /dev; ``dev`` is the new, empty /dev."""
+    make_nodes(script, dev, devices)
+    make_links(script, dev)
+
+
+def make_nodes(script: Script, dev: Slot, devices: list[Device]) -> None:
+    """Make those of ``devices`` that lie below /dev; ``dev`` is the new, empty /dev."""
     for device in devices:
         path = device["path"]
         if path.startswith("/dev/"):
             make_device(script, dev, path.removeprefix("/dev/"), device)
+
+
+def make_links(script: Script, dev: Slot) -> None:
+    """Make the links of ``dev``, which is mounted."""
     for name, target in LINKS:
         script.call("symlinkat", target, dev, name, object=f"/dev/{name}")
+
+
+def plan_owned(devices: list[Device], ids: IdMapping) -> list[Device]:
+    """``devices`` with the owners that they have on the host."""
+    return [Device(**{**each, "uid": to_host(each["uid"], ids), "gid": to_host(each["gid"], ids)}) for each in devices]
+
+
+def make_directories(script: Script, dev: Slot, devices: list[Device], ids: IdMapping) -> None:
+    """Make the directories of ``devices`` in the new, empty ``dev``, for the root of a user namespace to own."""
+    paths = [each["path"].removeprefix("/dev/") for each in devices if each["path"].startswith("/dev/")]
+    found = {path[:end] for path in paths for end in range(1, len(path)) if path[end] == "/"}
+    for folder in sorted(found):
+        script.call("mkdirat", dev, folder, 0o755, object=f"/dev/{folder}")
+        script.call("fchownat", dev, folder, ids["host"], ids["host"], AT_SYMLINK_NOFOLLOW, object=f"/dev/{folder}")
+
+
+def make_elsewhere(script: Script, devices: list[Device]) -> list[tuple[str, Slot]]:
+    """Those of ``devices`` that are not below /dev: for each its path, and a tree to be mounted there."""
+    others = [each for each in devices if not each["path"].startswith("/dev/")]
+    if not others:
+        return []
+    room = trees.create(script, "tmpfs", ("mode=755", "size=64k"))
+    found = []
+    for number, each in enumerate(others):
+        make_device(script, room, str(number), each)
+        node = script.opened("openat", room, str(number), os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, 0)
+        found.append((each["path"], trees.open_tree(script, node, "", mount.OPEN_TREE_CLONE)))
+        script.close(node)
+    script.close(room)
+    return found
 
 
 def make_device(script: Script, root: Slot, path: str, device: Device) -> None:

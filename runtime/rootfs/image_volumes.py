@@ -24,12 +24,15 @@ _NOT_THERE = dict.fromkeys(
 )
 
 
-def open_image(script: Script, image: ImageMount, staging: str, options: MountOptions) -> Slot:
-    """A detached tree of ``image`` with the attributes of ``options``; ``staging`` is an empty directory.
+def open_image(
+    script: Script, image: ImageMount, staging: str, options: MountOptions, user: Slot | None = None
+) -> Slot:
+    """A detached tree of ``image`` with the attributes of ``options``; ``staging`` is an empty directory. ``user``
+    is the container's user namespace, if it has one: then the owners are idmapped by it.
 
     Refused where the image has nothing at the sub path, or more layers than an overlay takes.
     """
-    root = overlay.mount_readonly(script, image["lowerdirs"], staging)
+    root = overlay.mount_readonly(script, image["lowerdirs"], staging, user)
     if image["sub_path"]:
         part = resolve.open_in(script, root, image["sub_path"], refuse=_NOT_THERE)
         tree = trees.open_tree(script, part, "", mount.OPEN_TREE_CLONE)
@@ -37,6 +40,7 @@ def open_image(script: Script, image: ImageMount, staging: str, options: MountOp
     else:
         tree = trees.open_tree(script, root, "", mount.OPEN_TREE_CLONE)
     script.close(root)
-    script.call("umount2", staging, mount.MNT_DETACH, object=staging)
+    for _ in range(1 if user is None else 1 + len(image["lowerdirs"])):
+        script.call("umount2", staging, mount.MNT_DETACH, object=staging)
     mounts.set_attributes(script, tree, options, image["destination"])
     return tree

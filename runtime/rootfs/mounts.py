@@ -34,7 +34,7 @@ _CHANGED = dict.fromkeys((errno.ELOOP, errno.ENOENT, errno.ENOTDIR), (StartRefus
 _EXACT_TYPES = {"proc": files.PROC_SUPER_MAGIC, "sysfs": files.SYSFS_MAGIC}
 
 
-def plan_mounts(mounts: list[Mount], volumes: list[Volume]) -> list[Mount]:
+def plan_mounts(mounts: list[Mount], volumes: list[Volume], idmap: bool = False) -> list[Mount]:
     """The mounts in the order to attach: a volume comes before the first mount that may lie below it.
 
     By its name any deeper bind may, for its path may lead through links of the image: with
@@ -46,7 +46,7 @@ def plan_mounts(mounts: list[Mount], volumes: list[Volume]) -> list[Mount]:
             "destination": volume["destination"],
             "type": "bind",
             "source": volume["source"],
-            "options": ["rbind", "rprivate", "rw"],
+            "options": ["rbind", "rprivate", "rw", *(["ridmap"] if idmap else [])],
         }
         places = [n for n, other in enumerate(planned) if _may_lie_below(other, volume)]
         planned.insert(places[0] if places else len(planned), entry)
@@ -67,16 +67,21 @@ def make_missing_sources(script: Script, paths: list[str]) -> None:
             script.call("mkdirat", AT_FDCWD, made, 0o755, forgive=_MADE_ALREADY, object=made)
 
 
-def open_source(script: Script, source: str, options: MountOptions) -> Slot:
-    """A detached tree of the host path ``source``, with the attributes of ``options`` set.
+def open_source(script: Script, source: str, options: MountOptions, user: Slot | None = None) -> Slot:
+    """A detached tree of the host path ``source``, with the attributes of ``options`` set; ``user`` is the
+    container's user namespace.
 
     Raises:
-        StartRefused: a bind mount has options of a file system.
+        StartRefused: a bind mount has options of a file system, or is to be idmapped without a user namespace.
     """
     if options.data:
         raise StartRefused(f"a bind mount has no option {options.data[0]!r}", object=source)
     flags = mount.OPEN_TREE_CLONE | (AT_RECURSIVE if options.recursive else 0)
     tree = trees.open_tree(script, AT_FDCWD, source, flags)
+    if options.idmap:
+        if user is None:
+            raise StartRefused("there is no user namespace to idmap by", object=source)
+        trees.set_idmap(script, tree, user, options.idmap_below, source)
     set_attributes(script, tree, options, source)
     return tree
 

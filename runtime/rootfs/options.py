@@ -65,8 +65,10 @@ class MountOptions:
     ``set`` and ``clear`` are MOUNT_ATTR_* bits of the mount itself, ``set_below``
     and ``clear_below`` those of it and of all mounts below it. ``propagation`` is
     an MS_* flag or 0, ``propagation_below`` whether it is for the mounts below
-    too. ``recursive``: a bind takes the mounts below its source along. ``data``
-    are options of the file system, ``key=value`` or flags.
+    too. ``recursive``: a bind takes the mounts below its source along. ``idmap``: it
+    shows the ids of its files through the container's user namespace, and with
+    ``idmap_below`` so do the mounts below it. ``data`` are options of the file system,
+    ``key=value`` or flags.
     """
 
     __slots__ = (
@@ -74,6 +76,8 @@ class MountOptions:
         "clear",
         "clear_below",
         "data",
+        "idmap",
+        "idmap_below",
         "propagation",
         "propagation_below",
         "recursive",
@@ -82,7 +86,7 @@ class MountOptions:
     )
 
     def __init__(self) -> None:
-        self.bind = self.recursive = self.propagation_below = False
+        self.bind = self.recursive = self.propagation_below = self.idmap = self.idmap_below = False
         self.set = self.clear = self.set_below = self.clear_below = self.propagation = 0
         self.data: list[str] = []
 
@@ -97,6 +101,8 @@ def parse_options(options: Iterable[str]) -> MountOptions:
     for option in options:
         if option in ("bind", "rbind"):
             parsed.bind, parsed.recursive = True, option == "rbind"
+        elif option in ("idmap", "ridmap"):
+            parsed.idmap, parsed.idmap_below = True, option == "ridmap"
         elif option == "remount":
             raise InvalidArgument("mount option 'remount' is not possible here")
         elif option.removeprefix("r") in _PROPAGATION:

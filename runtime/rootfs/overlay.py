@@ -17,10 +17,10 @@ import os
 import stat
 
 from runtime.errors import HostFault, StartRefused
-from runtime.linux import files, mount
-from runtime.linux.libc import AT_FDCWD
+from runtime.linux import files, mount, trees
+from runtime.linux.libc import AT_FDCWD, AT_SYMLINK_NOFOLLOW
 from runtime.linux.script import Script, Slot, load, number
-from runtime.spec import Rootfs
+from runtime.spec import UNMAPPED, IdMapping, Rootfs, to_host
 
 # Whatever the defaults of the host's module are: layers are shared by many mounts
 # (index), and a layer's xattrs must not point into others (redirect_dir, metacopy).
@@ -32,17 +32,20 @@ _ABSENT = (errno.ENOENT,)
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def mount_root(script: Script, rootfs: Rootfs) -> Slot:
+def mount_root(script: Script, rootfs: Rootfs, user: Slot | None = None) -> Slot:
     """Mount the writable root on ``staging``; an O_PATH descriptor of it.
 
     For a process with a mount namespace of its own, in which nothing is shared. The
     upper directory has the owner and the mode of the topmost layer already
-    (``take_over_attributes``).
+    (``take_over_attributes``). With the user namespace ``user`` the layers are idmapped by it.
 
     Raises:
         StartRefused: the image has more layers than an overlay takes.
     """
-    lower = [_open(script, path) for path in _bounded(rootfs["lowerdirs"])]
+    if user is None:
+        lower = [_open(script, path) for path in _bounded(rootfs["lowerdirs"])]
+    else:
+        lower = _idmapped(script, _bounded(rootfs["lowerdirs"]), rootfs["staging"], user)
     upper, work = (_open(script, rootfs[which]) for which in ("upperdir", "workdir"))
     _remove_volatile_mark(script, work)
     root = _mount(script, rootfs["staging"], lower, f",upperdir={_shown(upper)},workdir={_shown(work)},volatile", 0)
@@ -50,13 +53,19 @@ def mount_root(script: Script, rootfs: Rootfs) -> Slot:
     return root
 
 
-def mount_readonly(script: Script, lowerdirs: list[str], staging: str) -> Slot:
+def mount_readonly(script: Script, lowerdirs: list[str], staging: str, user: Slot | None = None) -> Slot:
     """Mount layers alone on ``staging``, an empty directory; an O_PATH descriptor of their root.
+
+    With the user namespace ``user`` they are idmapped by it, and each is mounted below that.
 
     Raises:
         StartRefused: more layers than an overlay takes.
     """
-    lower = [_open(script, path) for path in (*_bounded(lowerdirs), staging)]  # without an upper it takes two
+    lowest = _open(script, staging)  # without an upper directory it takes two
+    if user is None:
+        lower = [*(_open(script, path) for path in _bounded(lowerdirs)), lowest]
+    else:
+        lower = [*_idmapped(script, _bounded(lowerdirs), staging, user), lowest]
     return _mount(script, staging, lower, "", mount.MS_RDONLY)
 
 
@@ -77,10 +86,51 @@ def _mount(script: Script, staging: str, lower: list[Slot], upper: str, flags: i
     return root
 
 
-def take_over_attributes(lower: str, upper: str) -> None:
-    """The directory ``upper`` is what `/` will show: it gets owner and mode of the topmost layer's."""
+def _idmapped(script: Script, paths: list[str], staging: str, user: Slot) -> list[Slot]:
+    """Mounts of the layers, one on the other at ``staging``: an overlay takes none that is mounted nowhere."""
+    target = _open(script, staging)
+    found = []
+    for path in paths:
+        tree = trees.open_tree(script, AT_FDCWD, path, mount.OPEN_TREE_CLONE | AT_SYMLINK_NOFOLLOW)
+        trees.set_idmap(script, tree, user, name=path)
+        trees.move_mount(script, tree, target, staging)
+        found.append(tree)
+    script.close(target)
+    return found
+
+
+def make_detached(script: Script, rootfs: Rootfs, user: Slot) -> Slot:
+    """As ``mount_root``, for the host's root, and a tree to be attached elsewhere (:func:`attach_root`).
+
+    A new superblock belongs to its maker's user namespace, and in that of a pod an overlay could not read what a
+    layer says of itself (trusted xattrs).
+    """
+    root = mount_root(script, rootfs, user)
+    tree = trees.open_tree(script, root, "", mount.OPEN_TREE_CLONE)
+    script.close(root)
+    return tree
+
+
+def attach_root(script: Script, root: Slot) -> None:
+    """Mount what :func:`make_detached` returned in the process's own mount namespace.
+
+    Any directory will do that the root of a user namespace may enter; /proc is always there.
+    """
+    target = _open(script, "/proc")
+    trees.move_mount(script, root, target, "/proc")
+    script.close(target)
+
+
+def take_over_attributes(lower: str, upper: str, ids: IdMapping | None = None) -> None:
+    """The directory ``upper`` is what `/` will show: it gets owner and mode of the topmost layer's.
+
+    ``ids`` is the mapping of the container's user namespace: in ``upper`` stands who somebody is on the host.
+    """
     wanted = os.stat(lower, follow_symlinks=False)
-    os.chown(upper, wanted.st_uid, wanted.st_gid, follow_symlinks=False)
+    owners = [wanted.st_uid, wanted.st_gid]
+    if ids is not None:
+        owners = [-1 if (id := to_host(owner, ids)) == UNMAPPED else id for owner in owners]
+    os.chown(upper, *owners, follow_symlinks=False)
     os.chmod(upper, stat.S_IMODE(wanted.st_mode))
 
 

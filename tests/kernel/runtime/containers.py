@@ -177,6 +177,12 @@ class Started:
         code = os.waitstatus_to_exitcode(status)
         return (128 - code if code < 0 else code), text
 
+    def go_on_as(self, pidfd: int) -> None:
+        """It was born once more (``runtime.user_namespace``); what it was before has ended."""
+        os.waitpid(self.pid, 0)
+        self.pid = int(Path(f"/proc/self/fdinfo/{pidfd}").read_text().split("\nPid:")[1].split()[0])
+        os.close(pidfd)
+
     def close(self) -> None:
         if self.pid:
             os.kill(self.pid, 9)
@@ -204,13 +210,16 @@ def started(
     reads, writes = os.pipe()
     null = os.open("/dev/null", os.O_RDONLY)
     try:
-        pid, report = launch(script, [null, writes, writes, *given.values()], namespaces.CLONE_NEWPID)
+        flags = 0 if "user" in given else namespaces.CLONE_NEWPID
+        pid, report = launch(script, [null, writes, writes, *given.values()], flags)
     finally:
         for fd in (writes, null):
             os.close(fd)
     container = Started(pid, reads, None)
     try:
         handed, fault = wait_report(script, report)
+        if handed and "user" in given:
+            container.go_on_as(handed.pop(0))
         if handed:
             (container.console,) = handed
         if fault is not None:

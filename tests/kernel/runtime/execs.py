@@ -16,9 +16,14 @@ from tests.kernel.runtime.driven import NOWHERE, Driven, cgroups, driven
 class Container:
     """A container ``one`` of busybox that sleeps, in cgroups of its own."""
 
-    def __init__(self, pod: Driven, image: Image, cgroup: Any) -> None:
+    def __init__(self, pod: Driven, image: Image, cgroup: Any, ids: Any = None) -> None:
+        """``ids`` is the mapping of the pod's user namespace."""
         self.pod, self.image, self.cgroup = pod, image, cgroup
         self.request: Any = image.request("sleep", "1000")
+        if ids is not None:
+            linux = self.request["spec"]["linux"]
+            linux["namespaces"].append({"type": "user"})
+            linux["uidMappings"] = [{"containerID": 0, "hostID": ids["host"], "size": ids["size"]}]
         self.request.update({"container": "one", "cgroup": cgroup})
         self.pid = pod.do("start", self.request)["pid"]
 

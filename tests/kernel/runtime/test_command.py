@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from runtime.channel import close_all
 from runtime.command import plan_command
 from runtime.errors import InvalidArgument, StartRefused
-from tests.kernel.runtime.containers import needs_busybox
+from tests.kernel.runtime.containers import Image, needs_busybox
+from tests.kernel.runtime.driven import SANDBOX, cgroups, driven
 from tests.kernel.runtime.execs import Container, one, read_terminal
 from tests.kernel.runtime.launched import launch, needs_launch, wait_report
 
@@ -125,3 +128,40 @@ def test_a_container_cannot_look_into_an_exec_that_joins(one: Container) -> None
     assert b"pipe:" in seen  # it could look at something
     for secret in (b"/proc/self/ns", b"exits", str(one.pod.directory).encode(), b"eventpoll", b"pidfd"):
         assert secret not in seen
+
+
+IDS = {"host": 700_000, "size": 65_536}
+
+
+@pytest.fixture
+def shifted(tmp_path: Path) -> Iterator[Container]:
+    """A container in a pod with a user namespace."""
+    for name in ("pod", "image"):
+        (tmp_path / name).mkdir()
+    made = Image(tmp_path / "image")
+    os.chown(made.path / "upper", IDS["host"], IDS["host"])
+    with cgroups("shifted") as dirs, driven(tmp_path / "pod") as pod:
+        kinds = ["user", "network", "ipc", "uts"]
+        _, descriptors = pod.ask("sandbox", {**SANDBOX, "namespaces": kinds, "ids": IDS})
+        close_all(descriptors)
+        yield Container(pod, made, dirs, IDS)
+
+
+def test_it_is_in_the_containers_user_namespace_and_who_it_is_there(shifted: Container) -> None:
+    user = {"uid": 1000, "gid": 1000, "additionalGids": [5]}
+    script = "cat /proc/self/uid_map; id -u; id -G; echo reopened > /dev/stdout; readlink /proc/self/ns/user"
+    code, out, err = shifted.run("sh", "-c", script, process={"user": user}, ids=IDS)
+    assert (code, err) == (0, "")
+    inside = os.readlink(f"/proc/{shifted.pid}/ns/user")
+    assert out.split() == ["0", "700000", "65536", "1000", "1000", "5", "reopened", inside]
+    assert shifted.run("sh", "-c", "echo $(id -u) $(cat /proc/1/comm)", ids=IDS)[1] == "0 sleep\n"
+
+
+def test_its_terminal_there_is_its_own(shifted: Container) -> None:
+    user = {"uid": 7, "gid": 7, "additionalGids": []}
+    process = {"terminal": True, "user": user}
+    _, (master,) = shifted.pod.ask(
+        "exec", shifted.exec("sh", "-c", "tty; stat -Lc %u /proc/self/fd/0", process=process, ids=IDS)
+    )
+    assert shifted.pod.event("exec_exit")["code"] == 0
+    assert read_terminal(master).split() == ["/dev/pts/0", "7"]

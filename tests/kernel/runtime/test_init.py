@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from runtime import births
 from runtime.errors import HostFault, StartRefused
+from runtime.idmap import make_user_namespace
 from runtime.linux import namespaces
 from runtime.spec import Mount, StartRequest
 from tests.kernel.runtime.containers import Image, bind, needs_busybox, read_until, run, started
@@ -294,3 +298,123 @@ def test_two_starts_share_nothing(image: Image, tmp_path: Path) -> None:
     second: StartRequest = image.request("env", env=["PATH=/bin"])
     assert "SECRET" in run(first)[1]
     assert "SECRET" not in run(second)[1]
+
+
+HOST, SIZE = 600_000, 65_536
+
+
+@pytest.fixture
+def user() -> Iterator[int]:
+    made = make_user_namespace({"host": HOST, "size": SIZE})
+    yield made
+    os.close(made)
+
+
+def shifted(image: Image, *args: str, **changes: Any) -> StartRequest:
+    """As ``Image.request``, of a pod with a user namespace."""
+    request = image.request(*args, **changes)
+    linux = request["spec"]["linux"]
+    linux["namespaces"].append({"type": "user"})
+    linux["uidMappings"] = linux["gidMappings"] = [{"containerID": 0, "hostID": HOST, "size": SIZE}]
+    os.chown(image.path / "upper", HOST, HOST)
+    return request
+
+
+def test_in_a_user_namespace_everything_is_owned_by_its_root(image: Image, user: int) -> None:
+    script = (
+        "cat /proc/self/uid_map; id -u; id -g; stat -c %u / /bin/sh /dev /dev/null /dev/ptmx /dev/pts /dev/mqueue "
+        "/proc/self/status; echo x > /made; stat -c %u /made; for n in pid net ipc uts mnt cgroup user; do "
+        "readlink /proc/self/ns/$n; done; echo again > /dev/stdout; head -c 1 /dev/zero > /dev/null; ls /proc/self/fd"
+    )
+    with started(shifted(image, "sh", "-c", script), {"user": user}) as container:
+        code, text = container.finish()
+    assert code == 0, text
+    words = text.split()
+    assert words[:14] == ["0", str(HOST), str(SIZE), *["0"] * 11]
+    assert len(set(words[14:21])) == 7
+    assert words[21:] == ["again", "0", "1", "2", "3"]
+    made = (image.path / "upper" / "made").stat()
+    assert (made.st_uid, made.st_gid) == (HOST, HOST)
+
+
+def test_its_namespaces_belong_to_the_user_namespace(image: Image, user: int) -> None:
+    with started(shifted(image, "sleep", "60"), {"user": user}) as container:
+        for kind in ("pid", "net", "ipc", "uts", "mnt", "cgroup"):
+            with open(f"/proc/{container.pid}/ns/{kind}") as namespace:
+                owner = fcntl.ioctl(namespace, 0xB701)  # NS_GET_USERNS
+                assert os.fstat(owner).st_ino == os.fstat(user).st_ino, kind
+                os.close(owner)
+        status = Path(f"/proc/{container.pid}/status").read_text()
+        assert status.split("NSpid:")[1].split("\n")[0].split() == [str(container.pid), "1"]
+        assert os.listdir(image.path / "staging") == []
+
+
+def test_another_user_of_it_has_its_groups_and_its_streams(image: Image, user: int) -> None:
+    who = {"uid": 1000, "gid": 1001, "additionalGids": [1001, 5]}
+    request = shifted(image, "sh", "-c", "id -u; id -G; echo reopened > /dev/stdout; sleep 60", user=who)
+    with started(request, {"user": user}) as container:
+        assert read_until(container.output, b"reopened").split() == [b"1000", b"1001", b"5", b"reopened"]
+        uids = Path(f"/proc/{container.pid}/status").read_text().split("\nUid:")[1].split()[:4]
+        assert uids == [str(HOST + 1000)] * 4
+
+
+def test_a_terminal_in_a_user_namespace_is_its_users(image: Image, user: int) -> None:
+    request = shifted(image, "sh", "-c", "tty; stat -Lc %u:%g /proc/self/fd/0", terminal=True)
+    with started(request, {"user": user}) as container:
+        assert container.console is not None
+        assert read_until(container.console, b":5").split() == [b"/dev/pts/0", b"0:5"]
+
+
+def test_the_root_of_a_user_namespace_makes_no_device_and_mounts_what_is_its_own(image: Image, user: int) -> None:
+    sets = {key: ["CAP_MKNOD", "CAP_SYS_ADMIN"] for key in ("bounding", "effective", "permitted")}
+    script = (
+        "dd if=/dev/zero of=/x bs=1 count=1 2>/dev/null; mount -t proc proc /tmp && echo mounted; "
+        "cat /dev/full >/dev/null 2>&1 & mknod /node c 1 3 2>/dev/null || echo refused"
+    )
+    (image.layer / "bin" / "mknod").symlink_to("busybox")
+    node = {"path": "/opt/sub/null", "type": "c", "major": 1, "minor": 3, "fileMode": 0o666, "uid": 0, "gid": 0}
+    capabilities = {**sets, "inheritable": [], "ambient": []}
+    request = shifted(
+        image,
+        "sh",
+        "-c",
+        f"{script}; stat -c %u:%t:%T /opt/sub/null; echo x > /opt/sub/null",
+        capabilities=capabilities,
+        devices=[node],
+    )
+    with started(request, {"user": user}) as container:
+        assert container.finish() == (0, "mounted\nrefused\n0:1:3\n")
+
+
+def test_a_volume_is_idmapped_and_what_is_written_there_has_the_disks_owners(
+    image: Image, user: int, tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    os.chown(source, 12, 12)
+    os.chown(image.path / "volumes", 44, 0)
+    request = shifted(
+        image,
+        "sh",
+        "-c",
+        "stat -c %u /data /vol; echo x > /data/new; stat -c %u /data/new",
+        mounts=[bind(source, "/data", "ridmap")],
+    )
+    request["volumes"] = [{"destination": "/vol", "source": str(image.path / "volumes")}]
+    with started(request, {"user": user}) as container:
+        assert container.finish() == (0, "12\n44\n0\n")
+    assert (source / "new").stat().st_uid == 0, "root's on the disk, as in the container"
+
+
+def test_what_cannot_be_idmapped_is_named(image: Image, user: int) -> None:
+    request = shifted(image, "true", mounts=[bind("/proc", "/data", "ridmap")])
+    said = "open the mount sources: /proc: is on a file system that cannot be"
+    with pytest.raises(StartRefused, match=said), started(request, {"user": user}):
+        pass
+
+
+def test_in_the_pids_of_its_pod_it_is_born_once(image: Image, user: int) -> None:
+    """Then the namespace is there, and belongs to the user namespace already."""
+    request = shifted(image, "true")
+    again = births.container_script({**request, "pid_mode": "pod"}, None)
+    assert len(again.bytes()) < len(births.container_script(request, None).bytes())

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from runtime.idmap import make_user_namespace
 from runtime.linux import files, mount, namespaces
 from runtime.linux.libc import AT_FDCWD, AT_RECURSIVE, SyscallError
 from tests.kernel.runtime.forked import in_child
@@ -135,3 +136,16 @@ def test_what_withholds_mount_setattr_is_noticed(monkeypatch: pytest.MonkeyPatch
 
         monkeypatch.setattr(mount, "_mount_setattr", answered)
         assert mount.has_mount_setattr() is has
+
+
+def test_a_detached_mount_is_idmapped_by_a_user_namespace(tmp_path: Path) -> None:
+    user = make_user_namespace({"host": 7000, "size": 10})
+    tree = mount.open_tree(AT_FDCWD, os.fspath(tmp_path), mount.OPEN_TREE_CLONE)
+    mount.mount_setattr(tree, user=user)
+    assert os.fstat(tree).st_uid == 7000 and tmp_path.stat().st_uid == 0
+    other = mount.open_tree(AT_FDCWD, "/proc", mount.OPEN_TREE_CLONE)
+    with pytest.raises(SyscallError) as refused:
+        mount.mount_setattr(other, user=user)
+    assert refused.value.errno == errno.EINVAL
+    for descriptor in (user, tree, other):
+        os.close(descriptor)

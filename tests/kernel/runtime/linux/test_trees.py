@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from runtime.errors import HostFault, StartRefused
+from runtime.idmap import make_user_namespace
 from runtime.linux import files, mount, namespaces, trees
 from runtime.linux.libc import AT_FDCWD, AT_RECURSIVE
 from runtime.linux.script import Script, Slot
+from runtime.spec import IdMapping
 from tests.kernel.runtime.launched import carried_out
 from tests.kernel.runtime.rootfs.held import left_open
 from tests.kernel.runtime.rootfs.mountns import in_mount_namespace
@@ -100,6 +102,41 @@ def test_what_cannot_be_cloned_or_attached_is_named(tmp_path: Path) -> None:
     with pytest.raises(HostFault) as failed:
         in_mount_namespace(lambda: carried_out(write))
     assert (failed.value.object, failed.value.call) == (str(tmp_path / "file"), "move_mount")
+
+
+IDS: IdMapping = {"host": 1000, "size": 500}
+
+
+def test_a_tree_is_idmapped_by_a_user_namespace(tmp_path: Path) -> None:
+    source, target, user = tmp_path / "source", tmp_path / "target", make_user_namespace(IDS)
+    source.mkdir()
+    target.mkdir()
+    for name, owner in (("root", 0), ("other", 499), ("beyond", 500)):
+        (source / name).touch()
+        os.chown(source / name, owner, owner)
+
+    def write(script: Script) -> None:
+        tree = trees.open_tree(script, AT_FDCWD, str(source), mount.OPEN_TREE_CLONE)
+        trees.set_idmap(script, tree, script.given["user"], name=str(source))
+        attached(script, tree, target)
+
+    def work() -> list[int]:
+        carried_out(write, {"user": user})
+        return [(target / name).stat().st_uid for name in ("root", "other", "beyond")]
+
+    assert in_mount_namespace(work) == [1000, 1499, 65534]
+    os.close(user)
+
+
+def test_what_cannot_be_idmapped_is_refused_by_its_name() -> None:
+    def write(script: Script) -> None:
+        tree = trees.open_tree(script, AT_FDCWD, "/proc", mount.OPEN_TREE_CLONE)
+        trees.set_idmap(script, tree, script.given["user"], name="/proc")
+
+    user = make_user_namespace(IDS)
+    with pytest.raises(StartRefused, match="/proc: is on a file system that cannot be idmapped"):
+        carried_out(write, {"user": user})
+    os.close(user)
 
 
 def mounted_below(path: Path, does: Callable[[Script, Slot], None]) -> tuple[list[bool], str]:
@@ -196,3 +233,17 @@ def test_only_trees_are_left_open_and_go_when_a_program_is_executed(tmp_path: Pa
         trees.open_tree(script, AT_FDCWD, str(tmp_path))
 
     assert list(left_open(write).values()) == [True, True, True]
+
+
+def test_what_is_mounted_aside_goes_when_the_process_is_back(tmp_path: Path) -> None:
+    def write(script: Script) -> Slot:
+        with trees.in_mount_namespace_aside(script):
+            trees.mount_at(script, "tmpfs", str(tmp_path), "tmpfs", 0, "size=64k")
+            script.call("mkdirat", AT_FDCWD, str(tmp_path / "seen"), 0o755)
+            tree = trees.open_tree(script, AT_FDCWD, str(tmp_path), mount.OPEN_TREE_CLONE)
+        script.call("mkdirat", AT_FDCWD, str(tmp_path / "back"), 0o755)
+        return tree
+
+    (tree,) = carried_out(write)
+    assert os.listdir(f"/proc/self/fd/{tree}") == ["seen"] and os.listdir(tmp_path) == ["back"]
+    os.close(tree)

@@ -10,7 +10,7 @@ import pytest
 from runtime.errors import HostFault, StartRefused
 from runtime.linux.script import Script, Slot
 from runtime.rootfs import devices
-from runtime.spec import Device
+from runtime.spec import UNMAPPED, Device, IdMapping
 from tests.kernel.runtime.launched import carried_out
 from tests.kernel.runtime.rootfs.held import come_between, left_open
 from tests.kernel.runtime.rootfs.mountns import in_mount_namespace, tmpfs_root
@@ -213,3 +213,46 @@ def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
         assert left_open(write, {"root": root}) == {}
     finally:
         os.close(root)
+
+
+IDS: IdMapping = {"host": 5000, "size": 100}
+
+
+def test_the_owners_of_nodes_are_those_that_the_containers_ids_have_on_the_host(tmp_path: Path) -> None:
+    extra = [device("/dev/a/b/c", uid=7, gid=100), device("/dev/disk", uid=UNMAPPED, gid=UNMAPPED)]
+    planned = devices.plan_owned(devices.plan_devices(extra), IDS)
+
+    def write(script: Script) -> None:
+        devices.make_directories(script, script.given["dev"], planned, IDS)
+        devices.make_nodes(script, script.given["dev"], planned)
+
+    def work() -> dict[str, tuple[int, int]]:
+        carried_out(write, {"dev": tmpfs_root(tmp_path)})
+        found = {name: (tmp_path / name).stat() for name in ("null", "a", "a/b", "a/b/c", "disk")}
+        return {name: (each.st_uid, each.st_gid) for name, each in found.items()}
+
+    assert in_mount_namespace(work) == {
+        "null": (5000, 5000),
+        "a": (5000, 5000),
+        "a/b": (5000, 5000),
+        "a/b/c": (5007, 0),
+        "disk": (0, 0),
+    }
+
+
+def test_nodes_for_elsewhere_are_trees_to_be_mounted(tmp_path: Path) -> None:
+    planned = devices.plan_owned([device("/opt/one"), device("/dev/two"), device("/three", "b", 7, 7)], IDS)
+    paths: list[str] = []
+
+    def write(script: Script) -> list[Slot]:
+        made = devices.make_elsewhere(script, planned)
+        paths.extend(path for path, _ in made)
+        return [tree for _, tree in made]
+
+    found = carried_out(write)
+    assert paths == ["/opt/one", "/three"]
+    assert [os.fstat(tree).st_rdev for tree in found] == [os.makedev(10, 229), os.makedev(7, 7)]
+    assert [os.fstat(tree).st_uid for tree in found] == [5000, 5000]
+    for tree in found:
+        os.close(tree)
+    assert devices.make_elsewhere(Script(), planned[1:2]) == []

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from runtime.errors import Fault, HostFault, StartRefused
+from runtime.idmap import make_user_namespace
 from runtime.linux import mount, trees
 from runtime.linux.libc import AT_FDCWD
 from runtime.linux.namespaces import CLONE_NEWNS, setns
@@ -30,6 +31,25 @@ def place(tmp_path: Path) -> Path:
     (tmp_path / "source/file").write_text("content")
     (tmp_path / "source/below").mkdir()
     return tmp_path
+
+
+def test_a_bind_is_idmapped_where_there_is_a_user_namespace(place: Path) -> None:
+    user = make_user_namespace({"host": 3000, "size": 10})
+    options = parse_options(["rbind", "ridmap", "ro"])
+    (tree,) = carried_out(
+        lambda script: mounts.open_source(script, str(place / "source"), options, script.given["user"]), {"user": user}
+    )
+    assert os.fstat(tree).st_uid == 3000
+    with pytest.raises(StartRefused, match="no user namespace to idmap by"):
+        mounts.open_source(Script(), "/x", options)
+    os.close(tree)
+    os.close(user)
+
+
+def test_volumes_of_a_container_with_a_user_namespace_are_idmapped() -> None:
+    (plain,) = mounts.plan_mounts([], [{"destination": "/v", "source": "/s"}])
+    (mapped,) = mounts.plan_mounts([], [{"destination": "/v", "source": "/s"}], idmap=True)
+    assert mapped["options"] == [*plain["options"], "ridmap"]
 
 
 def open_source(source: Path, *options: str) -> int:

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from runtime.errors import HostFault, StartRefused
-from runtime.linux import files, trees
-from runtime.linux.script import Script
+from runtime.idmap import make_user_namespace
+from runtime.linux import files, namespaces, trees
+from runtime.linux.script import Script, Slot
 from runtime.rootfs import overlay
-from runtime.spec import Rootfs
+from runtime.spec import IdMapping, Rootfs
 from tests.kernel.runtime.launched import carried_out
 from tests.kernel.runtime.rootfs.held import come_between, left_open
 from tests.kernel.runtime.rootfs.mountns import in_mount_namespace
@@ -186,3 +187,63 @@ def test_another_file_system_at_staging_is_noticed(rootfs: Rootfs) -> None:
     assert failed.value.object == rootfs["staging"]
     with pytest.raises(HostFault, match="is not the overlay"):
         overlay._verified(rootfs["staging"], files.OVERLAYFS_SUPER_MAGIC)
+
+
+IDS: IdMapping = {"host": 5000, "size": 2000}
+
+
+def detached(rootfs: Rootfs, user: int) -> int:
+    def write(script: Script) -> Slot:
+        with trees.in_mount_namespace_aside(script):
+            return overlay.make_detached(script, rootfs, script.given["user"])
+
+    (tree,) = carried_out(write, {"user": user})
+    return tree
+
+
+def test_with_a_user_namespace_the_layers_are_idmapped_and_the_upper_directory_is_not(rootfs: Rootfs) -> None:
+    os.chown(Path(rootfs["lowerdirs"][0], "who"), 7, 1999)
+    os.chown(Path(rootfs["lowerdirs"][1], "bottom"), 2000, 0)
+    overlay.take_over_attributes(rootfs["lowerdirs"][0], rootfs["upperdir"], IDS)
+    before = Path("/proc/self/mountinfo").read_text()
+    user = make_user_namespace(IDS)
+    tree = detached(rootfs, user)
+    assert Path("/proc/self/mountinfo").read_text() == before and os.listdir(rootfs["staging"]) == []
+    root = Path(f"/proc/self/fd/{tree}")
+    found = [(root / name).stat() for name in ("who", "bottom", "")]
+    assert [(each.st_uid, each.st_gid) for each in found] == [(5007, 6999), (65534, 5000), (5000, 5000)]
+    os.chmod(root / "who", 0o600)
+    (root / "new").touch()
+    copied = Path(rootfs["upperdir"], "who").stat()
+    assert (copied.st_uid, copied.st_gid) == (5007, 6999), "in it stands who somebody is on the host"
+    assert Path(rootfs["upperdir"], "new").stat().st_uid == 0
+    os.close(tree)
+    os.close(user)
+
+
+def test_what_was_made_detached_is_attached_where_the_root_of_a_user_namespace_may(rootfs: Rootfs) -> None:
+    overlay.take_over_attributes(rootfs["lowerdirs"][0], rootfs["upperdir"], IDS)
+    user = make_user_namespace(IDS)
+    tree = detached(rootfs, user)
+
+    def write(script: Script) -> None:
+        script.call("setns", script.given["user"], namespaces.CLONE_NEWUSER)
+        script.call("setresuid", 0, 0, 0)
+        trees.own_mount_namespace(script, namespaces.CLONE_NEWNS)
+        overlay.attach_root(script, script.given["tree"])
+        script.call("mkdirat", script.given["tree"], "made", 0o755)
+        script.call("openat", script.given["tree"], "made/..", os.O_RDONLY, 0)
+
+    before = Path("/proc/self/mountinfo").read_text()
+    carried_out(write, {"tree": tree, "user": user})
+    assert Path("/proc/self/mountinfo").read_text() == before
+    assert Path(rootfs["upperdir"], "made").stat().st_uid == IDS["host"]
+    os.close(tree)
+    os.close(user)
+
+
+def test_an_owner_whom_the_user_namespace_has_not_stays_nobody(rootfs: Rootfs) -> None:
+    os.chown(rootfs["lowerdirs"][0], 3000, 5)
+    overlay.take_over_attributes(rootfs["lowerdirs"][0], rootfs["upperdir"], IDS)
+    found = os.stat(rootfs["upperdir"])
+    assert (found.st_uid, found.st_gid) == (0, 5005)

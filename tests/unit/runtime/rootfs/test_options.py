@@ -98,3 +98,11 @@ def test_no_bit_is_set_that_was_not_asked_for_last(options: list[str]) -> None:
     readonly = next((option == "ro" for option in reversed(options) if option in last), False)
     assert bool(parsed.set & mount.MOUNT_ATTR_RDONLY) == readonly
     assert parsed.data == [option for option in options if option == "size=1k"]
+
+
+@pytest.mark.parametrize(
+    ("options", "idmap", "below"), [([], False, False), (["rbind", "idmap"], True, False), (["ridmap"], True, True)]
+)
+def test_a_bind_is_idmapped_alone_or_with_what_is_below(options: list[str], idmap: bool, below: bool) -> None:
+    parsed = parse_options(options)
+    assert (parsed.idmap, parsed.idmap_below, parsed.data) == (idmap, below, [])

@@ -1,0 +1,185 @@
+"""Whether this host has user namespaces for pods, and which file systems can be idmapped, found out by doing it.
+
+``cri.assembly`` and ``cri.probes`` ask for the host, ``cri.idmapped`` for the mounts of a
+container. The calls are those that pods are made of (``runtime.user_namespace``,
+``runtime.rootfs.overlay``), by processes that end at once; what is idmapped is mounted nowhere.
+
+Invariant: nothing that is made here outlives the call, but for what it returns.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import errno
+import os
+import re
+import shutil
+import socket
+import tempfile
+from collections.abc import Sequence
+
+from runtime import user_namespace
+from runtime.errors import Fault, HostFault
+from runtime.linux import mount, trees
+from runtime.linux.libc import AT_FDCWD, AT_RECURSIVE, SyscallError
+from runtime.linux.script import Script
+from runtime.linux.spawn import failure, spawn
+from runtime.program import LAUNCH, open_program
+from runtime.rootfs import overlay
+from runtime.spec import IdMapping, Rootfs
+
+_ANY_IDS: IdMapping = {"host": 65536, "size": 65536}
+_SECONDS = 10.0
+_ESCAPED = re.compile(r"\\([0-7]{3})")
+
+
+def why_no_user_namespaces(folder: str) -> str:
+    """Why no pod whose images are below the existing directory ``folder`` can have a user namespace; "" if it can."""
+    try:
+        scratch = tempfile.mkdtemp(prefix=".crisp-idmap-", dir=folder)
+    except OSError as error:
+        return f"{folder}: {(error.strerror or str(error)).lower()}"
+    try:
+        user = make_user_namespace(_ANY_IDS)
+        try:
+            _mount_root(scratch, user)
+        finally:
+            os.close(user)
+    except (Fault, OSError) as error:
+        return str(error)
+    finally:
+        shutil.rmtree(scratch)
+    return ""
+
+
+def make_user_namespace(ids: IdMapping) -> int:
+    """A descriptor of a new user namespace with that mapping, which ends with it.
+
+    Raises:
+        HostFault: the host has none.
+    """
+    script = Script()
+    with script.step("make a user namespace"):
+        user_namespace.create(script, ids, lambda outside, directory: None).finish()
+        made = script.opened("openat", AT_FDCWD, "/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC, 0)
+    script.hand_over(b"user", [made])
+    script.call("exit_group", 0)
+    (given,) = _carry_out(script)
+    return given
+
+
+def _mount_root(scratch: str, user: int) -> None:
+    folders = {name: f"{scratch}/{name}" for name in ("upper", "work", "staging", "lower")}
+    for folder in folders.values():
+        os.mkdir(folder)
+    rootfs: Rootfs = {
+        "lowerdirs": [folders["lower"]],
+        "upperdir": folders["upper"],
+        "workdir": folders["work"],
+        "staging": folders["staging"],
+    }
+    script = Script(["user"])
+    with script.step("mount an idmapped overlay", scratch):
+        with trees.in_mount_namespace_aside(script):
+            overlay.make_detached(script, rootfs, script.given["user"])
+        script.call("exit_group", 0)
+    _carry_out(script, [user])
+
+
+def _carry_out(script: Script, given: Sequence[int] = ()) -> list[int]:
+    """Wait for the process that carries it out; the descriptors that it has handed over.
+
+    Raises:
+        Fault: what a call of it has failed with.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with contextlib.ExitStack() as undo:
+        undo.callback(ours.close)
+        program = open_program(LAUNCH)
+        undo.callback(os.close, program)
+        memfd = os.memfd_create("crisp-script", os.MFD_CLOEXEC)
+        undo.callback(os.close, memfd)
+        os.write(memfd, script.bytes())
+        with theirs:
+            pid = spawn(program, memfd, theirs.fileno(), given)
+        undo.callback(os.waitpid, pid, 0)
+        return _listen(script, ours)
+
+
+def _listen(script: Script, report: socket.socket) -> list[int]:
+    handed: list[int] = []
+    failed = None
+    report.settimeout(_SECONDS)
+    while True:
+        said, ancillary, _, _ = report.recvmsg(4096, socket.CMSG_SPACE(4 * 8), socket.MSG_CMSG_CLOEXEC)
+        for _, _, rights in ancillary:
+            handed += array.array("i", rights)
+        failed = failed or failure(said)
+        if not said:
+            break
+    if failed is not None:
+        for descriptor in handed:
+            os.close(descriptor)
+        raise script.fault(*failed)
+    return handed
+
+
+def find_refusal(user: int, path: str) -> str:
+    """Which mount at or below ``path`` cannot be idmapped by the namespace ``user``, and its type; "" for none.
+
+    What is missing of ``path`` would be made on the mount of its deepest directory.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
+    while not os.path.lexists(path):
+        path = os.path.dirname(path.rstrip("/")) or "/"
+    if _can_be_idmapped(user, path, AT_RECURSIVE):
+        return ""
+    inner, place = os.path.realpath(path), _mount_of(path)
+    for at, kind in [place, *((at, kind) for at, kind in _mounts() if at.startswith(f"{inner.rstrip('/')}/"))]:
+        if not _can_be_idmapped(user, path if at == place[0] else at, 0):
+            return f"{at} is {kind}"
+    return f"{path} is idmapped already"
+
+
+def _can_be_idmapped(user: int, path: str, flags: int) -> bool:
+    tree = mount.open_tree(AT_FDCWD, path, mount.OPEN_TREE_CLONE | flags)
+    try:
+        mount.mount_setattr(tree, recursive=bool(flags), user=user)
+    except SyscallError as error:
+        if error.errno == errno.EINVAL:
+            return False
+        raise
+    finally:
+        os.close(tree)
+    return True
+
+
+def _mount_of(path: str) -> tuple[str, str]:
+    """Where the mount that ``path`` is on is mounted, and its type."""
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as file:
+            number = next(line.split()[1] for line in file if line.startswith("mnt_id:"))
+    finally:
+        os.close(fd)
+    for fields in _mountinfo():
+        if fields[0] == number:
+            return _place_of(fields)
+    raise HostFault("is on no mount of this namespace", step="look at a mount", object=path)
+
+
+def _mounts() -> list[tuple[str, str]]:
+    return [_place_of(fields) for fields in _mountinfo()]
+
+
+def _mountinfo() -> list[list[str]]:
+    """proc_pid_mountinfo(5)."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        return [line.split() for line in file]
+
+
+def _place_of(fields: list[str]) -> tuple[str, str]:
+    return _ESCAPED.sub(lambda found: chr(int(found[1], 8)), fields[4]), fields[fields.index("-") + 1]

@@ -8,6 +8,7 @@ was built is closed by the exit stack, in reverse.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import logging
@@ -57,6 +58,7 @@ from network.routes import StaticRoute
 from runtime.cgroups.layout import Layout, detect
 from runtime.cgroups.stats import Sweeper
 from runtime.errors import FailedPrecondition, Fault, HostFault
+from runtime.idmap import why_no_user_namespaces
 from runtime.images.trash import Trash
 from runtime.supervisor import Supervisor
 from runtime.systemd.presence import find_obstacle
@@ -110,7 +112,10 @@ async def build_host(settings: Settings, root: Path, state: Path, undo: contextl
     name, layout, tasks, metrics = instance(os.path.realpath(root)), detect(), Tasks(), Metrics(version())
     scopes = await open_scopes(settings, layout, undo)
     supervisor = await start_supervisor(tasks, undo)
-    facts = read_host_facts(layout, systemd=settings.cgroup.driver == SYSTEMD)
+    facts = msgspec.structs.replace(
+        read_host_facts(layout, systemd=settings.cgroup.driver == SYSTEMD),
+        no_user_namespaces=await asyncio.to_thread(why_no_user_namespaces, str(root / "trash")),
+    )
     database = await Database.open(root / "state.db")
     undo.push_async_callback(database.close)
     store = await Store.open(database)

@@ -20,7 +20,6 @@ OLDEST_KERNEL = (5, 12)
 
 TESTED_KERNEL = (6, 1)
 KILL_KERNEL = (5, 14)
-IDMAPPED_KERNEL = (5, 19)
 TESTED_PYTHON = ((3, 11), (3, 13))
 CONTROLLERS = ("cpu", "memory", "pids", "cpuset", "hugetlb")
 NEEDED = ("CAP_SYS_ADMIN", "CAP_NET_ADMIN", "CAP_SETUID", "CAP_SETGID", "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_MKNOD")
@@ -100,12 +99,8 @@ def check_namespaces(probes: Probes) -> Iterator[Row]:
         yield Row("cgroup namespaces", Level.FALLBACK, refused["cgroup"], "containers see the host's cgroup paths")
     if not refused:
         yield Row("namespaces", Level.OK, ", ".join(NAMESPACES))
-    none = "" if probes.user_namespaces else "max_user_namespaces is 0"
-    yield either("user namespaces", none, Level.MISSING, "none can be made", "allowed; not used yet")
-    old = "" if version_of(probes.kernel) >= IDMAPPED_KERNEL else f"kernel {probes.kernel}"
-    yield either(
-        "idmapped mounts", old, Level.MISSING, "overlayfs has them from 5.19 on", "in this kernel; not used yet"
-    )
+    means, fine = "pods that ask for one are refused", f"work; roots on {probes.filesystem} are idmapped"
+    yield either("user namespaces", probes.user_namespaces, Level.MISSING, means, fine)
 
 
 def check_storage(probes: Probes) -> Iterator[Row]:

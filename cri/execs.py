@@ -23,7 +23,7 @@ from cri.state.records import ContainerRecord
 from proto import api_pb2 as api
 from runtime.cgroups import tree
 from runtime.errors import DeadlineExceeded, FailedPrecondition, Fault, NotFound
-from runtime.spec import ExecRequest
+from runtime.spec import ExecRequest, mapping_of
 
 LOG = logging.getLogger("crisp.exec")
 
@@ -79,6 +79,9 @@ async def start_exec(
         "stdin": stdin and not tty,
         "timeout": timeout or None,
     }
+    ids = mapping_of(plan.spec["linux"])
+    if ids is not None:
+        asked["ids"] = ids
     exited = pod.execs[name] = asyncio.get_running_loop().create_future()
 
     def forget(_: object) -> None:

@@ -53,7 +53,7 @@ from runtime.cgroups.stats import Sweeper
 from runtime.errors import Unavailable
 from runtime.images.trash import Trash
 from runtime.monitor_client import Init, MonitorClient
-from runtime.spec import ResolvedUser, Rootfs
+from runtime.spec import IdMapping, ResolvedUser, Rootfs
 from runtime.steps import Execution, Stage
 from runtime.supervisor import Supervisor
 from runtime.systemd.scopes import Scopes
@@ -61,10 +61,12 @@ from runtime.systemd.scopes import Scopes
 
 @dataclass(frozen=True, slots=True)
 class PlannedInit:
-    """A container's init, and its root's writable layer, which gets the attributes of the topmost layer below."""
+    """A container's init, and its root's writable layer, which gets the attributes of the topmost layer below,
+    by the mapping ``ids`` of its user namespace."""
 
     init: Init
     rootfs: Rootfs
+    ids: IdMapping | None = None
 
 
 class Started(NamedTuple):

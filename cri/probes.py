@@ -28,6 +28,7 @@ from network.names import Alias, host_link_name
 from network.netlink import NETLINK_NETFILTER, NetlinkSocket
 from runtime.cgroups.layout import Layout, detect
 from runtime.errors import Fault, HostFault
+from runtime.idmap import why_no_user_namespaces
 from runtime.linux import capabilities, files, libseccomp, mount, namespaces
 from runtime.lsm.apparmor import find_parser, is_loaded
 from runtime.systemd.presence import find_obstacle
@@ -50,7 +51,7 @@ class Probes:
     machine: str
     python: tuple[int, int, int]
     namespaces: dict[str, str]
-    user_namespaces: int
+    user_namespaces: str
     filesystem: str
     overlay: str
     volatile: str
@@ -89,7 +90,7 @@ def probe_host(root: str, bridge: str = "crisp0") -> Probes:
         machine=os.uname().machine,
         python=sys.version_info[:3],
         namespaces={kind: in_thread(lambda: "", namespaces.FLAGS_BY_TYPE[kind]) for kind in NAMESPACES},
-        user_namespaces=int(read("/proc/sys/user/max_user_namespaces") or "0"),
+        user_namespaces=why_no_user_namespaces(existing_parent(root)),
         filesystem=existing_parent(root),
         overlay=overlay,
         volatile=volatile,

@@ -27,13 +27,16 @@ from cri.plan.security import NOT_CONFINED, Confinement, plan_hidden, plan_secco
 from cri.plan.signals import plan_stop_signal
 from proto import api_pb2 as api
 from runtime.cgroups.resources import Resources
+from runtime.errors import FailedPrecondition
 from runtime.images.config import ImageConfig
 from runtime.spec import (
     Capabilities,
     CgroupDirs,
+    IdMapping,
     ImageMount,
     Linux,
     Namespace,
+    OciIdMapping,
     Process,
     ResolvedUser,
     Root,
@@ -41,6 +44,7 @@ from runtime.spec import (
     Spec,
     StartRequest,
     Volume,
+    to_host,
 )
 
 OCI_VERSION = "1.2.0"
@@ -62,7 +66,8 @@ class ContainerPlan(msgspec.Struct, frozen=True, kw_only=True):
     ``log_path`` is absolute and below ``log_directory``, None for no log. ``seccomp`` is the
     kind of its profile (``cri.plan.security``): RuntimeDefault depends on ``spec.process.capabilities`` too, one of
     type Localhost is ``spec.linux.seccomp``. ``stop_signal`` is a
-    number. ``staging`` is the empty directory that the root is mounted on.
+    number. ``staging`` is the empty directory that the root is mounted on. ``cgroup_owner`` is the user, as the
+    host counts, to whom the cgroup is delegated (cgroups(7)), None for nobody.
     """
 
     id: str
@@ -84,6 +89,7 @@ class ContainerPlan(msgspec.Struct, frozen=True, kw_only=True):
     stdin_once: bool
     tty: bool
     stop_signal: int
+    cgroup_owner: int | None = None
 
 
 class ExecPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,7 +117,9 @@ def plan_container(
         FailedPrecondition: a device is not there, or the image's own values cannot be used.
     """
     context = config.linux.security_context
-    nodes = plan_devices(config, devices)
+    if pod.ids is not None:
+        check_mapped(user, pod.ids)
+    nodes = plan_devices(config, devices, owned=pod.ids is None)
     mounts = plan_mounts(config, pod, facts, image_volumes)
     mode = plan_pid_mode(context.namespace_options.pid, pod)
     process = plan_process(config, image, user, _plan_capabilities(context, facts), pod.hostname)
@@ -140,7 +148,27 @@ def plan_container(
         stdin_once=config.stdin_once,
         tty=config.tty,
         stop_signal=plan_stop_signal(config.stop_signal, image.stop_signal),
+        cgroup_owner=plan_cgroup_owner(context, pod, user, facts),
     )
+
+
+def plan_cgroup_owner(
+    context: api.LinuxContainerSecurityContext, pod: SandboxPlan, user: ResolvedUser, facts: HostFacts
+) -> int | None:
+    """As the OCI runtime specification has it: who sees it writable, in a cgroup namespace and a user namespace
+    of the pod's own, is its owner; on v2 alone."""
+    writable = context.privileged and facts.unified
+    return to_host(user["uid"], pod.ids) if writable and pod.ids is not None else None
+
+
+def check_mapped(user: ResolvedUser, ids: IdMapping) -> None:
+    """
+    Raises:
+        FailedPrecondition: the user, or one of its groups, has no id in the pod's user namespace.
+    """
+    for what, number in (("user", user["uid"]), *(("group", gid) for gid in (user["gid"], *user["additionalGids"]))):
+        if number >= ids["size"]:
+            raise FailedPrecondition(f"{what} {number} is not among the {ids['size']} ids of the pod's user namespace")
 
 
 def plan_pid_mode(requested: int, pod: SandboxPlan) -> str:
@@ -232,8 +260,10 @@ def _plan_linux(
     facts: HostFacts,
 ) -> Linux:
     mode = plan_pid_mode(context.namespace_options.pid, pod)
-    return Linux(
-        namespaces=_plan_namespaces(pod, mode, own_cgroup=facts.unified and not context.privileged),
+    # The root of a user namespace cannot mount the host's cgroups, and has no use for what it cannot change.
+    own_cgroup = facts.unified and (not context.privileged or pod.ids is not None)
+    linux = Linux(
+        namespaces=_plan_namespaces(pod, mode, own_cgroup=own_cgroup),
         devices=[] if mounts.replaces_dev else nodes.nodes,
         cgroupsPath=leaf_cgroup(pod.cgroup_parent, id, pod.scopes),
         sysctl={},
@@ -242,6 +272,10 @@ def _plan_linux(
         rootfsPropagation=mounts.rootfs_propagation,
         deviceRules=list(nodes.rules),
     )
+    if pod.ids is not None:
+        mapping = OciIdMapping(containerID=0, hostID=pod.ids["host"], size=pod.ids["size"])
+        linux["uidMappings"] = linux["gidMappings"] = [mapping]
+    return linux
 
 
 def plan_bounding(context: api.LinuxContainerSecurityContext, facts: HostFacts) -> list[str]:
@@ -264,7 +298,7 @@ def _plan_namespaces(pod: SandboxPlan, mode: str, *, own_cgroup: bool) -> list[N
     A target's is known only at the start: the entry without a path makes a runtime
     that does not read ``pid_mode`` give too little instead of the host's.
     """
-    shared = [kind for kind in ("network", "ipc", "uts") if kind in pod.namespaces]
+    shared = [kind for kind in ("user", "network", "ipc", "uts") if kind in pod.namespaces]
     found = [Namespace(type=kind, path=pod.namespace_path(kind)) for kind in shared]
     if mode == POD:
         found.append(Namespace(type="pid", path=pod.namespace_path("pid")))

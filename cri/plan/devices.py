@@ -16,7 +16,7 @@ from cri.plan.paths import clean, is_below
 from proto import api_pb2 as api
 from runtime.cgroups.devices import ALL_DEVICES, DEFAULT_RULES
 from runtime.errors import FailedPrecondition
-from runtime.spec import Device, DeviceRule
+from runtime.spec import UNMAPPED, Device, DeviceRule
 
 DEFAULT_NODES = tuple(
     HostDevice(f"/dev/{name}", "c", major, minor)
@@ -45,8 +45,11 @@ def device_paths(config: api.ContainerConfig) -> tuple[str, ...]:
     return tuple(dict.fromkeys(device.host_path for device in config.devices))
 
 
-def plan_devices(config: api.ContainerConfig, facts: DeviceFacts) -> DevicePlan:
+def plan_devices(config: api.ContainerConfig, facts: DeviceFacts, *, owned: bool = True) -> DevicePlan:
     """The default nodes, the host's when privileged, then the requested ones on top.
+
+    Where those of a privileged container are not ``owned``, its root is nobody to them: it is that of a user
+    namespace, to which the host's disks do not belong.
 
     Raises:
         FailedPrecondition: a requested path has no device on the host.
@@ -54,7 +57,10 @@ def plan_devices(config: api.ContainerConfig, facts: DeviceFacts) -> DevicePlan:
     privileged = config.linux.security_context.privileged
     nodes = {node.path: node for node in DEFAULT_NODES}
     if privileged:
-        nodes |= {node.path: node for node in facts.all if not _is_of_the_container(node.path)}
+        found = [node for node in facts.all if not _is_of_the_container(node.path)]
+        if not owned:
+            found = [_unowned(node) for node in found if node.path not in nodes]
+        nodes |= {node.path: node for node in found}
     rules: list[DeviceRule] = []
     for device in config.devices:
         for node in _requested_nodes(device, facts):
@@ -81,6 +87,10 @@ def _requested_nodes(device: api.Device, facts: DeviceFacts) -> list[HostDevice]
 def _is_of_the_container(path: str) -> bool:
     inside = any(path == folder or is_below(path, folder) for folder in FOLDERS_OF_THE_CONTAINER)
     return inside or path in OF_THE_CONTAINER
+
+
+def _unowned(node: HostDevice) -> HostDevice:
+    return msgspec.structs.replace(node, uid=UNMAPPED, gid=UNMAPPED)
 
 
 def _rule(node: HostDevice, permissions: str) -> DeviceRule:

@@ -23,7 +23,8 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     ``recursive_read_only``: the kernel has mount_setattr(2), and so all options of binds. ``cpus`` and ``mems`` are
     the online lists (``0-3``), empty if not known. ``cgroup2_options`` are those of
     nsdelegate and memory_recursiveprot that the host's cgroup2 mount has. ``systemd``: the cgroup
-    driver of pods that come is systemd's.
+    driver of pods that come is systemd's. ``no_user_namespaces``: why pods cannot have user namespaces,
+    empty if they can.
     """
 
     hostname: str
@@ -37,6 +38,7 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     mems: str = ""
     cgroup2_options: tuple[str, ...] = ()
     systemd: bool = False
+    no_user_namespaces: str = ""
 
     @property
     def unified(self) -> bool:

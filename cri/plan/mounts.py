@@ -31,6 +31,10 @@ PROPAGATION: dict[int, str] = {
 POD_FILES = {"/etc/hostname": "hostname", "/etc/hosts": "hosts", "/etc/resolv.conf": "resolv.conf"}
 
 
+TTY_GROUP = 5
+"""Who may write to a terminal, in most distributions."""
+
+
 class MountPlan(msgspec.Struct, frozen=True):
     """``missing_sources`` are host paths that become directories if they are absent;
     ``rootfs_propagation`` is that of the container's whole tree. ``replaces_dev``: /dev is
@@ -56,7 +60,7 @@ def plan_mounts(
     taken = {mount["destination"] for mount in requested}
     defaults = [
         mount
-        for mount in _default_mounts(facts, privileged=context.privileged)
+        for mount in _default_mounts(facts, pod, privileged=context.privileged)
         if mount["destination"] not in taken and not _is_hidden(mount["destination"], taken)
     ]
     pods = [mount for mount in _pod_mounts(pod, context.readonly_rootfs) if mount["destination"] not in taken]
@@ -90,6 +94,8 @@ def _request_mount(mount: api.Mount) -> Mount:
     if mount.readonly:
         options.append("rro" if mount.recursive_read_only else "ro")
     options += dict.fromkeys(mount.mount_options)
+    if mount.uidMappings:  # which are the pod's (``cri.validate.mounts``)
+        options.append("ridmap")
     return Mount(destination=clean(mount.container_path), type="bind", source=mount.host_path, options=options)
 
 
@@ -102,22 +108,32 @@ def _is_hidden(destination: str, taken: Collection[str]) -> bool:
     return any(is_below(destination, other) for other in taken)
 
 
-def _default_mounts(facts: HostFacts, *, privileged: bool) -> list[Mount]:
+def _default_mounts(facts: HostFacts, pod: SandboxPlan, *, privileged: bool) -> list[Mount]:
     access = [] if privileged else ["ro"]
     cgroup = ["nosuid", "noexec", "nodev", "relatime", *access]
-    if facts.unified and privileged:
+    if facts.unified and privileged and pod.ids is None:
         # Without a cgroup namespace this mounts the host's own superblock, and options that
         # are not repeated would be taken from the whole host.
         cgroup += facts.cgroup2_options
-    devpts = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]
+    devpts = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]
+    if pod.ids is None or pod.ids["size"] > TTY_GROUP:
+        devpts.append(f"gid={TTY_GROUP}")
+    sysfs = ["nosuid", "noexec", "nodev", *access]
     return [
         _fs("/proc", "proc", "proc", ["nosuid", "noexec", "nodev"]),
         _fs("/dev", "tmpfs", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
         _fs("/dev/pts", "devpts", "devpts", devpts),
         _fs("/dev/mqueue", "mqueue", "mqueue", ["nosuid", "noexec", "nodev"]),
-        _fs("/sys", "sysfs", "sysfs", ["nosuid", "noexec", "nodev", *access]),
+        _sysfs(pod, sysfs),
         _fs("/sys/fs/cgroup", "cgroup", "cgroup", cgroup),
     ]
+
+
+def _sysfs(pod: SandboxPlan, options: list[str]) -> Mount:
+    """A sysfs is that of a network; none is made of the host's by the root of a user namespace, which gets a view."""
+    if pod.ids is not None and pod.network == NODE:
+        return Mount(destination="/sys", type="bind", source="/sys", options=["bind", "rprivate", *options])
+    return _fs("/sys", "sysfs", "sysfs", options)
 
 
 def _fs(destination: str, kind: str, source: str, options: list[str]) -> Mount:

@@ -21,7 +21,7 @@ from cri.settings import Settings
 from network.bandwidth import Bandwidth, plan_bandwidth
 from proto import api_pb2 as api
 from runtime.cgroups.resources import Resources, plan_writes
-from runtime.spec import CgroupDirs, SandboxRequest, Seccomp, User
+from runtime.spec import CgroupDirs, IdMapping, SandboxRequest, Seccomp, User
 
 SHM_SIZE = 64 << 20
 """Bytes of a pod's own /dev/shm, as containerd and Docker have it."""
@@ -70,6 +70,7 @@ class SandboxPlan(msgspec.Struct, frozen=True, kw_only=True):
     ``limits`` are those of the pod as a whole, None for none of crisp's.
     ``provider`` is the network provider that attaches the pod and has to detach it. ``bandwidth`` are
     the rates that crisp keeps the pod to itself, None for none: CNI plugins see to them in other pods.
+    ``ids`` is the mapping of the pod's user namespace, None where it has the node's.
     """
 
     id: str
@@ -94,6 +95,7 @@ class SandboxPlan(msgspec.Struct, frozen=True, kw_only=True):
     provider: str = ""
     bandwidth: Bandwidth | None = None
     scopes: str = ""
+    ids: IdMapping | None = None
 
     @property
     def own_cgroup(self) -> str | None:
@@ -104,6 +106,11 @@ class SandboxPlan(msgspec.Struct, frozen=True, kw_only=True):
     def own_slice(self) -> str:
         """``own_cgroup`` where it is a slice of systemd's, else empty."""
         return self.own_cgroup or "" if self.scopes else ""
+
+    @property
+    def owner(self) -> int:
+        """The user, as the host counts, who is root in the pod."""
+        return 0 if self.ids is None else self.ids["host"]
 
     def namespace_path(self, kind: str) -> str:
         """Where the pod's namespace of an OCI type is pinned."""
@@ -167,12 +174,13 @@ def plan_sandbox(
         provider=provider if network == POD else HOST_NETWORK,
         bandwidth=plan_bandwidth(config.annotations) if network == POD and provider == BRIDGE else None,
         scopes=scopes,
+        ids=plan_ids(options),
     )
 
 
 def sandbox_request(plan: SandboxPlan, cgroup: CgroupDirs, seccomp: str | None, flags: int = 0) -> SandboxRequest:
     """What the monitor is told; ``seccomp`` is the path of the compiled profile or None, ``flags`` go with it."""
-    return SandboxRequest(
+    request = SandboxRequest(
         namespaces=list(plan.namespaces),
         hostname=plan.hostname if "uts" in plan.namespaces else "",
         sysctls=dict(plan.sysctls),
@@ -184,12 +192,24 @@ def sandbox_request(plan: SandboxPlan, cgroup: CgroupDirs, seccomp: str | None, 
         seccomp_flags=flags,
         oom_score_adj=plan.pause.oom_score_adj,
     )
+    if plan.ids is not None:
+        request["ids"] = plan.ids
+    return request
+
+
+def plan_ids(options: api.NamespaceOption) -> IdMapping | None:
+    """The mapping of the user namespace that is asked for; None for the node's."""
+    asked = options.userns_options
+    if not options.HasField("userns_options") or asked.mode != api.POD:
+        return None
+    return IdMapping(host=asked.uids[0].host_id, size=asked.uids[0].length)
 
 
 def _plan_namespaces(options: api.NamespaceOption, *, own_uts: bool) -> tuple[str, ...]:
     """A pod in the node's network also shares its UTS namespace (Kubernetes' hostNetwork),
     unless it asks for a hostname of its own."""
     wanted = {
+        "user": plan_ids(options) is not None,
         "network": options.network == api.POD,
         "ipc": options.ipc == api.POD,
         "uts": own_uts,

@@ -16,6 +16,7 @@ from cri import intent
 from cri.confinement import confine
 from cri.facts import read_device_facts
 from cri.host import Host
+from cri.idmapped import check_idmapped
 from cri.image_volumes import held_images
 from cri.images import Entry
 from cri.plan.container import ContainerIds, ContainerPlan, plan_bounding, plan_container
@@ -45,6 +46,7 @@ async def create_container(
     sandbox = host.store.sandboxes.get(request.pod_sandbox_id)
     validate_create_container(request, pod_facts(host, sandbox), host.facts)
     check_propagation(request.config)
+    await check_idmapped(request.config, decode(sandbox.plan, SandboxPlan))
     context_ = request.config.linux.security_context
     confinement = await confine(host, context_, plan_bounding(context_, host.facts))
     meta = request.config.metadata

@@ -24,6 +24,8 @@ from proto import api_pb2 as api
 
 API_VERSION = "v1"
 NAME = "crisp"
+STATE_DIRECTORY = "stateDir"
+"""What critest looks for: a directory beside which roots of containers lie, on the file system that is idmapped."""
 HANDLERS = ("", "crisp")
 """Runtime handlers: the unnamed default and its name."""
 
@@ -46,11 +48,12 @@ async def status(host: Host, request: api.StatusRequest, _context: Any) -> api.S
         ),
         api.RuntimeCondition(type="NetworkReady", status=network.ready, reason=network.reason, message=network.message),
     ]
+    user_namespaces = not host.facts.no_user_namespaces
     handlers = [
         api.RuntimeHandler(
             name=name,
             features=api.RuntimeHandlerFeatures(
-                recursive_read_only_mounts=host.facts.recursive_read_only, user_namespaces=False
+                recursive_read_only_mounts=host.facts.recursive_read_only, user_namespaces=user_namespaces
             ),
         )
         for name in HANDLERS
@@ -59,12 +62,16 @@ async def status(host: Host, request: api.StatusRequest, _context: Any) -> api.S
         status=api.RuntimeStatus(conditions=conditions),
         info=await verbose_info(host) if request.verbose else {},
         runtime_handlers=handlers,
-        features=api.RuntimeFeatures(supplemental_groups_policy=True, mount_options=host.facts.recursive_read_only),
+        features=api.RuntimeFeatures(
+            supplemental_groups_policy=True,
+            mount_options=host.facts.recursive_read_only,
+            user_namespaces_host_network=user_namespaces,
+        ),
     )
 
 
 async def verbose_info(host: Host) -> dict[str, str]:
-    """JSON by subject; ``config`` are the settings in force."""
+    """JSON by subject; ``config`` are the settings in force, and ``STATE_DIRECTORY``."""
     pods = {"pods": len(host.store.sandboxes), "containers": len(host.store.containers), "live": len(host.pods)}
     facts = {
         "instance": host.instance,
@@ -84,7 +91,7 @@ async def verbose_info(host: Host) -> dict[str, str]:
         "sqlite": sqlite3.sqlite_version,
     }
     return {
-        "config": msgspec.json.encode(host.settings).decode(),
+        "config": json.dumps({**msgspec.to_builtins(host.settings), STATE_DIRECTORY: f"{host.root}/layers"}),
         "host": json.dumps(facts),
         "features": json.dumps(host_features(host)),
         "network": json.dumps(await network_info(host)),
@@ -107,6 +114,7 @@ def host_features(host: Host) -> dict[str, Any]:
         "seccomp": facts.seccomp,
         "apparmor": facts.apparmor,
         "selinux": facts.selinux,
+        "user_namespaces": not facts.no_user_namespaces,
         "capabilities": list(facts.bounding),
     }
 

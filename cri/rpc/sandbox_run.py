@@ -22,7 +22,7 @@ from cri.exits import watch_monitor
 from cri.host import Host
 from cri.plan.document import encode
 from cri.plan.network import plan_ports
-from cri.plan.sandbox import SandboxIds, SandboxPlan, cgroup_parent, plan_sandbox
+from cri.plan.sandbox import SandboxIds, SandboxPlan, cgroup_parent, plan_ids, plan_sandbox
 from cri.plan.security import Confinement
 from cri.state.journal import Operation
 from cri.state.records import MonitorRecord, SandboxRecord, SandboxState
@@ -55,9 +55,10 @@ def new_id(host: Host, config: api.PodSandboxConfig) -> str:
 
 
 def fits_blank(config: api.PodSandboxConfig) -> bool:
-    """Whether the pod has all the namespaces that a blank one has, and no host port, as that has none."""
+    """Whether the pod has all the namespaces that a blank one has, which are the host's root's, and no host port,
+    as that has none."""
     options = config.linux.security_context.namespace_options
-    own = options.network == api.POD and options.ipc == api.POD
+    own = options.network == api.POD and options.ipc == api.POD and plan_ids(options) is None
     return own and not any(port.host_port for port in config.port_mappings)
 
 

@@ -29,12 +29,13 @@ from cri.steps.files import make_directory
 from proto import api_pb2 as api
 from runtime.cgroups import kill as cgroup_kill
 from runtime.cgroups import layout as cgroup_layout
+from runtime.cgroups import tree
 from runtime.cgroups.limits import apply_writes, note_clamped, read_oom_score_adj
 from runtime.cgroups.resources import Resources, plan_writes
 from runtime.errors import DeadlineExceeded, FailedPrecondition, Fault, NotFound, Unavailable
 from runtime.monitor_client import MonitorClient, write_init
 from runtime.rootfs.overlay import take_over_attributes
-from runtime.spec import ImageMount, StartRequest
+from runtime.spec import ImageMount, StartRequest, mapping_of
 
 LOG = logging.getLogger("crisp.steps")
 
@@ -67,11 +68,14 @@ class MakeContainerDirectories(msgspec.Struct, frozen=True, tag="make_container_
 
 
 class MakeContainerCgroup(msgspec.Struct, frozen=True, tag="make_container_cgroup"):
-    """The container's cgroup with its limits, before any process is in it."""
+    """The container's cgroup with its limits, before any process is in it.
+
+    ``owner`` is the user, as the host counts, who may divide it further; None for nobody."""
 
     container: str
     path: str
     resources: Resources
+    owner: int | None = None
     name = "make_container_cgroup"
 
     def describe(self) -> str:
@@ -82,6 +86,8 @@ class MakeContainerCgroup(msgspec.Struct, frozen=True, tag="make_container_cgrou
         await make_cgroup(host, self.path, self.container, limits.writes)
         for note in apply_writes(limits, host.layout, self.path):
             LOG.info("%s", note, extra={"container_id": self.container})
+        if self.owner is not None:
+            tree.delegate(host.layout, self.path, self.owner)
 
     async def undo(self, host: Host) -> None:
         await remove_cgroup(host, self.path)
@@ -103,7 +109,7 @@ class PrepareInit(msgspec.Struct, frozen=True, tag="prepare_init"):
         if pod is None or planned is None:
             return
         try:
-            take_over_attributes(planned.rootfs["lowerdirs"][0], planned.rootfs["upperdir"])
+            take_over_attributes(planned.rootfs["lowerdirs"][0], planned.rootfs["upperdir"], planned.ids)
             if pod.monitor.prepare(planned.init):
                 pod.prepared.add(self.container)
         except (Fault, OSError) as error:
@@ -161,7 +167,7 @@ def plan_init(host: Host, plan: ContainerPlan, layers: tuple[str, ...], mountpoi
     """What ``PrepareInit`` will have born; None if it cannot be written, which the start will find out, and tell."""
     try:
         request = request_of(host, plan, layers, mountpoints)
-        return PlannedInit(write_init(request, waits=True), request["rootfs"])
+        return PlannedInit(write_init(request, waits=True), request["rootfs"], mapping_of(plan.spec["linux"]))
     except Exception as error:  # noqa: BLE001 - whatever it is, it is the start's
         LOG.info("not prepared: %s", error, extra={"container_id": plan.id})
         return None
@@ -210,7 +216,8 @@ def mountable_request(host: Host, plan: ContainerPlan, layers: tuple[str, ...]) 
     For the second try it makes its mountpoints itself: no fault of a layer is ever the container's.
     """
     request = request_of(host, plan, layers, "")
-    take_over_attributes(request["rootfs"]["lowerdirs"][0], request["rootfs"]["upperdir"])
+    rootfs, ids = request["rootfs"], mapping_of(plan.spec["linux"])
+    take_over_attributes(rootfs["lowerdirs"][0], rootfs["upperdir"], ids)
     return request
 
 
@@ -248,7 +255,7 @@ async def renew_cgroup(host: Host, record: ContainerRecord) -> None:
     resources = plan_resources(asked, (), swap=host.layout.swap)
     await remove_cgroup(host, plan.cgroup)
     renewed = dataclasses.replace(resources, devices=plan.resources.devices)
-    await MakeContainerCgroup(record.id, plan.cgroup, renewed).apply(host)
+    await MakeContainerCgroup(record.id, plan.cgroup, renewed, plan.cgroup_owner).apply(host)
 
 
 async def forget_container(monitor: MonitorClient, container: str, seconds: float = 10.0) -> None:
@@ -274,7 +281,7 @@ def plan_create_steps(plan: ContainerPlan) -> tuple[ContainerStep, ...]:
     volumes = tuple(volume["source"] for volume in plan.volumes)
     places = (
         MakeContainerDirectories(plan.id, plan.directory, volumes),
-        MakeContainerCgroup(plan.id, plan.cgroup, plan.resources),
+        MakeContainerCgroup(plan.id, plan.cgroup, plan.resources, plan.cgroup_owner),
     )
     # Filling volumes takes as long as all else together, and a target may have ended before the start.
     if plan.volumes or plan.target is not None:

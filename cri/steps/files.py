@@ -30,11 +30,13 @@ def read_host_file(path: str) -> bytes:
         return b""
 
 
-def write_file(path: str, content: bytes) -> None:
+def write_file(path: str, content: bytes, owner: int = 0) -> None:
     """World-readable, since the container's user reads it; the directory above is private."""
     fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     try:
         os.fchmod(fd, 0o644)
+        if owner:
+            os.fchown(fd, owner, owner)
         left = memoryview(content)
         while left:
             left = left[os.write(fd, left) :]

@@ -34,7 +34,7 @@ from runtime.linux import mount
 
 LOG = logging.getLogger("crisp.steps")
 
-SHM_OPTIONS = "mode=1777,size={size}"
+SHM_OPTIONS = "mode=1777,size={size},uid={owner},gid={owner}"
 
 
 class MakePodDirectory(msgspec.Struct, frozen=True, tag="make_pod_directory"):
@@ -230,13 +230,14 @@ class AttachNetwork(msgspec.Struct, frozen=True, tag="attach_network"):
 
 class WriteFiles(msgspec.Struct, frozen=True, tag="write_files"):
     """hostname, hosts and resolv.conf (``None``: a copy of the host's), and the pod's
-    /dev/shm (``shm_size`` bytes, None when it is the host's)."""
+    /dev/shm (``shm_size`` bytes, None when it is the host's). They are ``owner``'s, who is the pod's root."""
 
     sandbox: str
     path: str
     hostname: str
     files: dict[str, str | None]
     shm_size: int | None
+    owner: int = 0
     name = "write_files"
 
     def describe(self) -> str:
@@ -248,10 +249,11 @@ class WriteFiles(msgspec.Struct, frozen=True, tag="write_files"):
             text = read_host_file(f"/etc/{file}") if content is None else content.encode()
             if file == "hosts" and content is not None:
                 text = hosts_with_addresses(content, addresses, self.hostname).encode()
-            write_file(f"{self.path}/files/{file}", text)
+            write_file(f"{self.path}/files/{file}", text, self.owner)
         if self.shm_size:
             flags = mount.MS_NOSUID | mount.MS_NOEXEC | mount.MS_NODEV
-            mount.mount("shm", f"{self.path}/shm", "tmpfs", flags, SHM_OPTIONS.format(size=self.shm_size))
+            options = SHM_OPTIONS.format(size=self.shm_size, owner=self.owner)
+            mount.mount("shm", f"{self.path}/shm", "tmpfs", flags, options)
 
     async def undo(self, host: Host) -> None:
         unmount_all(f"{self.path}/shm")
@@ -285,7 +287,7 @@ def plan_steps(plan: SandboxPlan) -> tuple[SandboxStep, ...]:
         *((PinProcesses(plan.id, plan.directory, ("pid",)),) if "pid" in plan.namespaces else ()),
         AttachNetwork(plan.id, maker(plan)),
         *((LimitBandwidth(plan.id, plan.bandwidth),) if plan.bandwidth else ()),
-        WriteFiles(plan.id, plan.directory, plan.hostname, plan.files, plan.shm_size),
+        WriteFiles(plan.id, plan.directory, plan.hostname, plan.files, plan.shm_size, plan.owner),
     )
 
 

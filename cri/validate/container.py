@@ -54,7 +54,7 @@ def validate_create_container(request: api.CreateContainerRequest, pod: PodFacts
     check_map(config.annotations, "config.annotations")
     check_process(config, "config")
     check_linux(config.linux, pod, host, "config.linux")
-    check_mounts(config.mounts, host, "config.mounts")
+    check_mounts(config.mounts, host, pod.plan.ids, "config.mounts")
     check_devices(config, "config")
     if config.HasField("windows"):
         raise not_yet("config.windows", "Windows containers")
@@ -76,7 +76,7 @@ def check_linux(linux: api.LinuxContainerConfig, pod: PodFacts, host: HostFacts,
     if context.privileged and not pod.plan.privileged:
         raise refuse(f"{where}.privileged", "is not allowed in a pod that is not privileged")
     check_container_namespaces(context.namespace_options, pod.plan, pod.containers, f"{where}.namespace_options")
-    check_ids(context, where)
+    check_ids(context, where, pod.plan.ids)
     for name, paths in (("masked_paths", context.masked_paths), ("readonly_paths", context.readonly_paths)):
         for path in paths:
             check_path(path, f"{where}.{name}")

@@ -16,6 +16,7 @@ from cri.plan.paths import clean, is_below
 from cri.validate.text import check_path, not_yet, refuse, show
 from proto import api_pb2 as api
 from runtime.errors import FailedPrecondition
+from runtime.spec import IdMapping
 
 LXCFS = frozenset(f"/proc/{name}" for name in ("cpuinfo", "meminfo", "stat", "uptime", "loadavg", "diskstats", "swaps"))
 """Files of /proc that lxcfs provides, so that a container sees its own limits."""
@@ -23,8 +24,9 @@ LXCFS = frozenset(f"/proc/{name}" for name in ("cpuinfo", "meminfo", "stat", "up
 OPTIONS = frozenset({"noexec", "nodev", "nosuid"})
 
 
-def check_mounts(mounts: Iterable[api.Mount], host: HostFacts, field: str) -> None:
-    """
+def check_mounts(mounts: Iterable[api.Mount], host: HostFacts, ids: IdMapping | None, field: str) -> None:
+    """``ids`` is the mapping of the pod's user namespace.
+
     Raises:
         InvalidArgument: a path or a combination that can never be right.
         FailedPrecondition: what crisp or the kernel does not have.
@@ -39,8 +41,7 @@ def check_mounts(mounts: Iterable[api.Mount], host: HostFacts, field: str) -> No
             check_path(mount.host_path, f"{where}.host_path")
             if mount.image_sub_path:
                 raise refuse(f"{where}.image_sub_path", "is for a mount with an image only")
-        if mount.uidMappings or mount.gidMappings:
-            raise not_yet(where, "idmapped mounts")
+        check_mappings(mount, ids, where)
         if mount.recursive_read_only and not host.recursive_read_only:
             raise FailedPrecondition("the kernel has no recursive read-only mounts (mount_setattr)", object=where)
         if mount.selinux_relabel and host.selinux:
@@ -66,6 +67,17 @@ def check_options(mount: api.Mount, field: str) -> None:
     for option in mount.mount_options:
         if option not in OPTIONS:
             raise refuse(f"{field}.mount_options", f"must be of {', '.join(sorted(OPTIONS))}, not {show(option)}")
+
+
+def check_mappings(mount: api.Mount, ids: IdMapping | None, field: str) -> None:
+    """A mount is idmapped by the pod's user namespace, and so as that has it."""
+    for name, mappings in (("uidMappings", mount.uidMappings), ("gidMappings", mount.gidMappings)):
+        if ids is None and mappings:
+            raise refuse(f"{field}.{name}", "is for a pod with a user namespace")
+        if ids is not None and (mount.uidMappings or mount.gidMappings):
+            wanted = api.IDMapping(host_id=ids["host"], length=ids["size"])
+            if list(mappings) != [wanted]:
+                raise refuse(f"{field}.{name}", "is not what the pod has")
 
 
 def check_image_mount(mount: api.Mount, field: str) -> None:

@@ -6,11 +6,12 @@ have, and never that of another pod's container.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from cri.plan.sandbox import MODES, NODE, SandboxPlan
+from cri.plan.facts import HostFacts
+from cri.plan.sandbox import MODES, NODE, SandboxPlan, plan_ids
 from cri.state.records import ContainerState
-from cri.validate.text import check_choice, not_yet, refuse, show
+from cri.validate.text import check_choice, refuse, show
 from proto import api_pb2 as api
 from runtime.errors import FailedPrecondition
 
@@ -18,12 +19,15 @@ POD_OR_NODE = {int(api.POD): "POD", int(api.NODE): "NODE"}
 POD_PID = {**POD_OR_NODE, int(api.CONTAINER): "CONTAINER"}
 CONTAINER_PID = {**POD_PID, int(api.TARGET): "TARGET"}
 
+MAX_IDS = 2**32 - 1
+"""How many there are; the number above the last means none, to the kernel."""
 
-def check_pod_namespaces(options: api.NamespaceOption, field: str) -> None:
+
+def check_pod_namespaces(options: api.NamespaceOption, host: HostFacts, field: str) -> None:
     """
     Raises:
         InvalidArgument: a mode that a pod cannot have.
-        FailedPrecondition: a user namespace.
+        FailedPrecondition: a user namespace, where this host has none for pods.
     """
     check_choice(options.network, f"{field}.network", POD_OR_NODE)
     check_choice(options.ipc, f"{field}.ipc", POD_OR_NODE)
@@ -31,6 +35,13 @@ def check_pod_namespaces(options: api.NamespaceOption, field: str) -> None:
     if options.target_id:
         raise refuse(f"{field}.target_id", "is for a container with pid TARGET only")
     check_user_namespace(options, field)
+    if plan_ids(options) is None:
+        return
+    for name, mode in (("pid", options.pid), ("ipc", options.ipc)):
+        if mode == api.NODE:
+            raise refuse(f"{field}.{name}", "is NODE, which a pod with a user namespace cannot have")
+    if host.no_user_namespaces:
+        raise FailedPrecondition(f"user namespaces: {host.no_user_namespaces}", object=f"{field}.userns_options")
 
 
 def check_container_namespaces(
@@ -40,7 +51,7 @@ def check_container_namespaces(
 
     Raises:
         InvalidArgument: a mode that does not fit the pod, or a target outside it.
-        FailedPrecondition: a target that does not run, or a user namespace.
+        FailedPrecondition: a target that does not run.
     """
     check_choice(options.network, f"{field}.network", POD_OR_NODE)
     check_choice(options.ipc, f"{field}.ipc", POD_OR_NODE)
@@ -57,6 +68,8 @@ def check_container_namespaces(
     elif options.target_id:
         raise refuse(f"{field}.target_id", "is for pid TARGET only")
     check_user_namespace(options, field)
+    if options.HasField("userns_options") and plan_ids(options) != pod.ids:
+        raise refuse(f"{field}.userns_options", "is not what the pod has")
 
 
 def resolve_target(target: str, containers: Mapping[str, ContainerState], field: str) -> str:
@@ -79,7 +92,11 @@ def resolve_target(target: str, containers: Mapping[str, ContainerState], field:
 
 
 def check_user_namespace(options: api.NamespaceOption, field: str) -> None:
-    """Mode NODE is none; mode POD is checked and then refused until crisp has it."""
+    """By itself. Mode NODE is none; mode POD has a mapping, one for users and groups, as kubelet gives it.
+
+    Raises:
+        InvalidArgument: any other mode, or mapping.
+    """
     if not options.HasField("userns_options"):
         return
     asked, where = options.userns_options, f"{field}.userns_options"
@@ -89,10 +106,22 @@ def check_user_namespace(options: api.NamespaceOption, field: str) -> None:
         return
     check_choice(asked.mode, f"{where}.mode", POD_OR_NODE)
     for name, mappings in (("uids", asked.uids), ("gids", asked.gids)):
-        if len(mappings) != 1:
-            raise refuse(f"{where}.{name}", f"must have one mapping, not {len(mappings)}")
-        if mappings[0].container_id != 0 or not mappings[0].length:
-            raise refuse(f"{where}.{name}", "must map the container's id 0 and some length")
+        check_mapping(mappings, f"{where}.{name}")
     if asked.uids[0] != asked.gids[0]:
         raise refuse(where, "must map uids and gids alike")
-    raise not_yet(where, "user namespaces")
+
+
+def check_mapping(mappings: Sequence[api.IDMapping], field: str) -> None:
+    """
+    Raises:
+        InvalidArgument: it is not one, leaves out the pod's root, or takes in the host's or what is no id.
+    """
+    if len(mappings) != 1:
+        raise refuse(field, f"must have one mapping, not {len(mappings)}")
+    mapping = mappings[0]
+    if mapping.container_id != 0 or not mapping.length:
+        raise refuse(field, "must map the container's id 0 and some length")
+    if mapping.host_id == 0:
+        raise refuse(field, "must not map the host's root")
+    if mapping.host_id + mapping.length > MAX_IDS:
+        raise refuse(field, f"ends beyond the last id, which is {MAX_IDS - 1}")

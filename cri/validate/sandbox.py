@@ -12,6 +12,7 @@ import ipaddress
 import re
 
 from cri.plan.facts import HostFacts
+from cri.plan.sandbox import plan_ids
 from cri.validate.identity import check_ids
 from cri.validate.namespaces import check_pod_namespaces
 from cri.validate.profiles import check_profiles
@@ -101,8 +102,8 @@ def check_dns(dns: api.DNSConfig, field: str) -> None:
 def check_linux(linux: api.LinuxPodSandboxConfig, host: HostFacts, field: str) -> None:
     context, where = linux.security_context, f"{field}.security_context"
     check_cgroup_parent(linux.cgroup_parent, host, f"{field}.cgroup_parent")
-    check_pod_namespaces(context.namespace_options, f"{where}.namespace_options")
-    check_ids(context, where)
+    check_pod_namespaces(context.namespace_options, host, f"{where}.namespace_options")
+    check_ids(context, where, plan_ids(context.namespace_options))
     check_profiles(context, host, where)
     options = context.namespace_options
     shared = {

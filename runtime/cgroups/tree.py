@@ -33,6 +33,8 @@ ancestor that was only made because it was missing."""
 USED = frozenset({"cpu", "cpuset", "hugetlb", "io", "memory", "pids"})
 """Controllers that each container has in v2: limits and figures are of these."""
 
+DELEGATABLE = "/sys/kernel/cgroup/delegate"
+
 _MAKE = "make the cgroup"
 _REMOVE = "remove the cgroup"
 _RACES = 8
@@ -79,6 +81,25 @@ def create(layout: Layout, cgroup_path: str, owner: str, controllers: Collection
         raise
     leaves = {hierarchy.mount + cgroup_path for hierarchy in layout.v1} or {f"{layout.v2}{cgroup_path}"}
     return not leaves.isdisjoint(made)
+
+
+def delegate(layout: Layout, cgroup_path: str, owner: int) -> None:
+    """Let the user ``owner`` divide ``cgroup_path`` on v2: the directory and the files that the kernel lists for it
+    become its own, the limits do not (cgroups(7), "Cgroups delegation").
+
+    Raises:
+        HostFault: the kernel refused.
+    """
+    if layout.v2 is None:
+        return
+    step, folder = "delegate the cgroup", f"{layout.v2}{cgroup_path}"
+    for path in (folder, *(f"{folder}/{name}" for name in files.read(DELEGATABLE, step).split())):
+        try:
+            os.chown(path, owner, -1, follow_symlinks=False)
+        except FileNotFoundError:
+            continue  # of a controller that this cgroup has not
+        except OSError as error:
+            raise HostFault(step=step, object=path, call="chown", errno=error.errno or 0) from error
 
 
 def create_exec(layout: Layout, cgroup_path: str, name: str) -> CgroupDirs:

@@ -84,7 +84,13 @@ POD_ROWS: list[tuple[int, grpc.StatusCode, str, str]] = [
     (41, IA, "uids", "linux { security_context { namespace_options { userns_options { mode: POD } } } }"),
     (41, IA, "alike", "linux { security_context { namespace_options { userns_options { mode: POD "
      "uids { host_id: 65536 length: 65536 } gids { host_id: 131072 length: 65536 } } } } }"),
-    (41, FP, "user namespaces", "linux { security_context { namespace_options { userns_options { mode: POD "
+    (41, IA, "one mapping", "linux { security_context { namespace_options { userns_options { mode: POD "
+     "uids { host_id: 65536 length: 9 } uids { host_id: 99 length: 9 } gids { host_id: 65536 length: 9 } } } } }"),
+    (41, IA, "host's root", "linux { security_context { namespace_options { userns_options { mode: POD "
+     "uids { host_id: 0 length: 65536 } gids { host_id: 0 length: 65536 } } } } }"),
+    (41, IA, "last id", "linux { security_context { namespace_options { userns_options { mode: POD "
+     "uids { host_id: 4294967295 length: 1 } gids { host_id: 4294967295 length: 1 } } } } }"),
+    (41, IA, "pid", "linux { security_context { namespace_options { pid: NODE userns_options { mode: POD "
      "uids { host_id: 65536 length: 65536 } gids { host_id: 65536 length: 65536 } } } } }"),
     (41, IA, "target_id", "linux { security_context { namespace_options { target_id: 'x' } } }"),
     (41, IA, "pid", "linux { security_context { namespace_options { pid: TARGET } } }"),
@@ -179,7 +185,7 @@ CONTAINER_ROWS: list[tuple[int, grpc.StatusCode, str, str]] = [
     (33, IA, "readonly: must be set", "mounts { container_path: '/a' image { image: 'demo' } }"),
     (33, IA, "image_sub_path", IMAGE_MOUNT % "image_sub_path: '..'"),
     (33, NF, "image not/here", IMAGE_MOUNT % ""),
-    (33, FP, "idmapped", "mounts { container_path: '/a' host_path: '/tmp' uidMappings { length: 1 } }"),
+    (33, IA, "uidMappings", "mounts { container_path: '/a' host_path: '/tmp' uidMappings { length: 1 } }"),
     (34, IA, "log_path", "log_path: '../x.log'"),
     (34, IA, "log_path", "log_path: '/etc/passwd'"),
     (34, IA, "log_path", "log_path: 'a/'"),
@@ -225,7 +231,7 @@ CONTAINER_ROWS: list[tuple[int, grpc.StatusCode, str, str]] = [
     (41, IA, "target_id", "linux { security_context { namespace_options { pid: TARGET target_id: 'nosuch' } } }"),
     (41, IA, "network", "linux { security_context { namespace_options { network: NODE } } }"),
     (41, IA, "pid", "linux { security_context { namespace_options { pid: NODE } } }"),
-    (41, FP, "user namespaces", "linux { security_context { namespace_options { userns_options { mode: POD "
+    (41, IA, "is not what the pod has", "linux { security_context { namespace_options { userns_options { mode: POD "
      "uids { host_id: 65536 length: 65536 } gids { host_id: 65536 length: 65536 } } } } }"),
     (46, FP, "CDI", "CDI_devices { name: 'vendor.com/gpu=0' }"),
     (46, IA, "permissions", "devices { container_path: '/dev/x' host_path: '/dev/null' permissions: 'rwx' }"),

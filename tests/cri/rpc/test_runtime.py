@@ -26,7 +26,10 @@ async def test_the_status_has_conditions_handlers_and_json(crisp: Crisp) -> None
     answer = await crisp.runtime.Status(api.StatusRequest(verbose=True))
     assert {each.type: each.status for each in answer.status.conditions} == {"RuntimeReady": True, "NetworkReady": True}
     assert {handler.name for handler in answer.runtime_handlers} == {"", "crisp"}
-    assert not any(handler.features.user_namespaces for handler in answer.runtime_handlers)
+    works = not crisp.host.facts.no_user_namespaces
+    assert {handler.features.user_namespaces for handler in answer.runtime_handlers} == {works}
+    assert answer.features.user_namespaces_host_network == works
+    assert json.loads(answer.info["config"])["stateDir"] == f"{crisp.host.root}/layers"
     assert json.loads(answer.info["config"])["root"] == str(crisp.host.root)
     assert json.loads(answer.info["host"])["instance"] == crisp.host.instance
     shown = {subject: json.loads(text) for subject, text in answer.info.items()}

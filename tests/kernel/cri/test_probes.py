@@ -25,7 +25,7 @@ def test_a_host_on_which_the_tests_run_can_do_what_pods_need(tmp_path: Path) -> 
     assert found.namespaces == dict.fromkeys(probes.NAMESPACES, "")
     assert (found.overlay, found.volatile, found.xattr) == ("", "", "")
     assert (found.openat2, found.bridge, found.veth) == ("", "", "")
-    assert found.filesystem == str(tmp_path)
+    assert (found.user_namespaces, found.filesystem) == ("", str(tmp_path))
     assert found.cgroups is not None
     assert "CAP_SYS_ADMIN" in found.capabilities
     assert list(tmp_path.iterdir()) == []

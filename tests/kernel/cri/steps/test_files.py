@@ -42,6 +42,12 @@ def test_a_file_is_readable_by_all_and_replaced_whole(tmp_path: Path) -> None:
     assert path.read_bytes() == b"short" and path.stat().st_mode & 0o777 == 0o644
 
 
+def test_a_file_is_the_pods_roots(tmp_path: Path) -> None:
+    write_file(str(tmp_path / "hosts"), b"x", 70000)
+    found = (tmp_path / "hosts").stat()
+    assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (70000, 70000, 0o644)
+
+
 def test_a_file_is_never_written_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "target")
     with pytest.raises(OSError):

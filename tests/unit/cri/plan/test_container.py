@@ -12,6 +12,7 @@ from google.protobuf import text_format
 from cri.plan.container import (
     ContainerIds,
     ContainerPlan,
+    check_mapped,
     plan_bounding,
     plan_container,
     plan_exec,
@@ -27,7 +28,7 @@ from proto import api_pb2 as api
 from runtime.cgroups.devices import ALL_DEVICES, DEFAULT_RULES
 from runtime.errors import FailedPrecondition, InvalidArgument
 from runtime.images.config import ImageConfig
-from runtime.spec import CgroupDirs, ImageMount, ResolvedUser, Seccomp
+from runtime.spec import CgroupDirs, IdMapping, ImageMount, ResolvedUser, Seccomp
 
 ID = "c" * 64
 USER = ResolvedUser(uid=0, gid=0, additionalGids=[], home="/root")
@@ -238,3 +239,34 @@ def test_no_command_is_a_bad_request(plan: Planner) -> None:
 def test_a_missing_device_fails_before_anything_is_made(plan: Planner) -> None:
     with pytest.raises(FailedPrecondition, match="/dev/none"):
         plan("devices { host_path: '/dev/none' container_path: '/dev/none' permissions: 'r' }")
+
+
+IDS = {"host": 70000, "size": 1000}
+
+
+def test_a_container_of_a_pod_with_a_user_namespace(plan: Planner) -> None:
+    plan.pod = msgspec.structs.replace(plan.pod, ids=IDS, namespaces=("user", *plan.pod.namespaces))
+    made = plan()
+    assert kinds(made)["user"] == f"{plan.pod.directory}/ns/user"
+    assert made.spec["linux"]["uidMappings"] == [{"containerID": 0, "hostID": 70000, "size": 1000}]
+    assert made.spec["linux"]["gidMappings"] == made.spec["linux"]["uidMappings"]
+    assert made.cgroup_owner is None
+    assert decode(encode(made), ContainerPlan) == made
+
+
+def test_its_cgroup_is_its_roots_to_divide_where_it_may_be_written(plan: Planner, v1_host: HostFacts) -> None:
+    plan.pod = msgspec.structs.replace(plan.pod, ids=IDS)
+    made = plan(CONTEXT % "privileged: true")
+    assert made.cgroup_owner == 70000 and "cgroup" in kinds(made)
+    plan.host = v1_host
+    assert plan(CONTEXT % "privileged: true").cgroup_owner is None
+    plan.pod = msgspec.structs.replace(plan.pod, ids=None)
+    assert plan(CONTEXT % "privileged: true").cgroup_owner is None
+
+
+@pytest.mark.parametrize("field", ["uid", "gid", "additionalGids"])
+def test_whom_the_user_namespace_has_not_is_refused(field: str) -> None:
+    user: Any = {**USER, field: [5, 1000] if field == "additionalGids" else 1000}
+    with pytest.raises(FailedPrecondition, match="1000 is not among the 1000 ids of the pod's user namespace"):
+        check_mapped(user, IdMapping(host=70000, size=1000))
+    check_mapped(user, IdMapping(host=70000, size=1001))

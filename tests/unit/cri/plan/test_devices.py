@@ -9,6 +9,7 @@ from cri.plan.facts import DeviceFacts, HostDevice
 from proto import api_pb2 as api
 from runtime.cgroups.devices import ALL_DEVICES, DEFAULT_RULES
 from runtime.errors import FailedPrecondition
+from runtime.spec import UNMAPPED
 
 KVM = HostDevice("/dev/kvm", "c", 10, 232, 0o660, 0, 104)
 SOUND = (HostDevice("/dev/snd/seq", "c", 116, 1), HostDevice("/dev/snd/by-path/x", "c", 116, 2))
@@ -72,3 +73,15 @@ def test_a_privileged_container_has_the_hosts_devices_but_its_own_terminals() ->
     assert [node["path"] for node in plan.nodes] == [*DEFAULTS, "/dev/kvm"]
     assert plan.rules == ALL_DEVICES
     assert [node["path"] for node in plan_devices(config(), facts).nodes] == DEFAULTS
+
+
+def test_the_hosts_devices_are_nobodys_to_the_root_of_a_user_namespace_but_for_those_it_asks_for() -> None:
+    disk = HostDevice("/dev/sda", "b", 8, 0, 0o660, 0, 6)
+    null = HostDevice("/dev/null", "c", 1, 3, 0o666, 0, 0)
+    facts = DeviceFacts({"/dev/kvm": (KVM,)}, all=(null, disk, KVM))
+    asked = config(("/dev/kvm", "/dev/kvm", "rw"), privileged=True)
+    owners = {node["path"]: (node["uid"], node["gid"]) for node in plan_devices(asked, facts, owned=False).nodes}
+    nobodys = (UNMAPPED, UNMAPPED)
+    assert [owners[path] for path in ("/dev/null", "/dev/sda", "/dev/kvm")] == [(0, 0), nobodys, (0, 104)]
+    owners = {node["path"]: (node["uid"], node["gid"]) for node in plan_devices(asked, facts).nodes}
+    assert owners["/dev/sda"] == (0, 6)

@@ -14,7 +14,7 @@ from cri.plan.paths import depth
 from cri.plan.sandbox import SandboxPlan
 from proto import api_pb2 as api
 from runtime.errors import FailedPrecondition
-from runtime.spec import Mount
+from runtime.spec import IdMapping, Mount
 
 DEFAULTS = ["/proc", "/dev", "/dev/pts", "/dev/mqueue", "/sys", "/sys/fs/cgroup"]
 POD = ["/dev/shm", "/etc/hostname", "/etc/hosts", "/etc/resolv.conf"]
@@ -196,3 +196,46 @@ def test_volumes_get_a_directory_each_below_ours() -> None:
 def test_a_volume_cannot_hide_the_kernels_trees(path: str) -> None:
     with pytest.raises(FailedPrecondition, match="VOLUME of the image"):
         plan_volumes([path], [], "/r")
+
+
+IDS: IdMapping = {"host": 65536, "size": 65536}
+
+
+def test_mounts_of_a_pod_with_a_user_namespace(pod: SandboxPlan, host: HostFacts) -> None:
+    theirs = msgspec.structs.replace(pod, ids=IDS)
+    mapping = [api.IDMapping(host_id=65536, length=65536)]
+    config = api.ContainerConfig(mounts=[bind("/data", uidMappings=mapping, gidMappings=mapping), bind("/plain")])
+    plan = plan_mounts(config, theirs, host)
+    assert at(plan, "/data")["options"] == ["rbind", "rprivate", "ridmap"]
+    assert "ridmap" not in at(plan, "/plain")["options"]
+    assert plan.mounts[:6] == plan_mounts(config, pod, host).mounts[:6]
+
+
+def test_the_terminals_group_is_left_out_where_it_has_no_id(pod: SandboxPlan, host: HostFacts) -> None:
+    for size, there in ((5, False), (6, True)):
+        theirs = msgspec.structs.replace(pod, ids=IdMapping(host=65536, size=size))
+        assert ("gid=5" in at(plan_mounts(api.ContainerConfig(), theirs, host), "/dev/pts")["options"]) == there
+
+
+def test_with_the_nodes_network_the_root_of_a_user_namespace_has_a_view_of_the_nodes_sys(
+    pod: SandboxPlan, host: HostFacts
+) -> None:
+    theirs = msgspec.structs.replace(pod, ids=IDS, network="node")
+    assert at(plan_mounts(api.ContainerConfig(), theirs, host), "/sys") == {
+        "destination": "/sys",
+        "type": "bind",
+        "source": "/sys",
+        "options": ["bind", "rprivate", "nosuid", "noexec", "nodev", "ro"],
+    }
+    assert (
+        at(plan_mounts(api.ContainerConfig(), msgspec.structs.replace(theirs, ids=None), host), "/sys")["type"]
+        == "sysfs"
+    )
+
+
+def test_a_privileged_root_of_a_user_namespace_mounts_its_own_cgroups(pod: SandboxPlan, host: HostFacts) -> None:
+    config = api.ContainerConfig()
+    config.linux.security_context.privileged = True
+    theirs = msgspec.structs.replace(pod, ids=IDS)
+    plan = plan_mounts(config, theirs, msgspec.structs.replace(host, cgroup2_options=("nsdelegate",)))
+    assert at(plan, "/sys/fs/cgroup")["options"] == ["nosuid", "noexec", "nodev", "relatime"]

@@ -185,3 +185,22 @@ def test_a_plan_survives_its_json(host: HostFacts) -> None:
 def test_annotations_change_nothing(host: HostFacts) -> None:
     annotated = "annotations { key: 'org.systemd.property.X' value: 'y' }"
     assert plan(host, annotated) == plan(host)
+
+
+USER = "userns_options { uids { host_id: 70000 length: 65536 } gids { host_id: 70000 length: 65536 } }"
+
+
+def test_a_user_namespace_comes_before_all_others_and_with_its_mapping(host: HostFacts) -> None:
+    made = plan(host, f"linux {{ security_context {{ namespace_options {{ pid: POD {USER} }} }} }}")
+    assert made.namespaces == ("user", "network", "ipc", "uts", "pid")
+    assert (made.ids, made.owner) == ({"host": 70000, "size": 65536}, 70000)
+    request = sandbox_request(made, CgroupDirs(v1=[], v2=None), None)
+    assert request["ids"] == made.ids and request["namespaces"][0] == "user"
+    assert decode(encode(made), SandboxPlan) == made
+
+
+@pytest.mark.parametrize("text", ["", "userns_options { mode: NODE }"])
+def test_without_one_the_pods_root_is_the_hosts(host: HostFacts, text: str) -> None:
+    made = plan(host, f"linux {{ security_context {{ namespace_options {{ {text} }} }} }}")
+    assert (made.ids, made.owner) == (None, 0) and "user" not in made.namespaces
+    assert "ids" not in sandbox_request(made, CgroupDirs(v1=[], v2=None), None)

@@ -112,7 +112,7 @@ REFUSED: list[tuple[str, str, type[Fault], str]] = [
     ("mount", MOUNT % "image { image: 'a' }", InvalidArgument, "must be empty with an image"),
     ("mount", CONFIG % "mounts { container_path: '/c' image {} }", InvalidArgument, "names no image"),
     ("mount", CONFIG % "mounts { container_path: '/c' image { image: 'a' } }", InvalidArgument, "must be set with"),
-    ("mount", MOUNT % "uidMappings { length: 1 }", FailedPrecondition, "idmapped mounts"),
+    ("mount", MOUNT % "uidMappings { length: 1 }", InvalidArgument, "is for a pod with a user namespace"),
     ("device", CONFIG % "devices { container_path: '/dev/x' host_path: '/dev/x' }", InvalidArgument, "some of r, w"),
     (
         "device",

@@ -8,6 +8,7 @@ from google.protobuf import text_format
 from cri.validate.identity import check_ids
 from proto import api_pb2 as api
 from runtime.errors import InvalidArgument
+from runtime.spec import IdMapping
 
 
 def container(text: str) -> api.LinuxContainerSecurityContext:
@@ -52,3 +53,13 @@ def test_the_number_of_groups_is_bounded() -> None:
     context = api.LinuxSandboxSecurityContext(supplemental_groups=range(65537))
     with pytest.raises(InvalidArgument, match="more than 65536"):
         check_ids(context, "c")
+
+
+@pytest.mark.parametrize(
+    "text", ["run_as_user { value: %d }", "run_as_user {} run_as_group { value: %d }", "supplemental_groups: %d"]
+)
+def test_a_user_namespace_has_no_more_ids_than_its_mapping(text: str) -> None:
+    ids: IdMapping = {"host": 1000, "size": 10}
+    check_ids(container(text % 9), "c", ids)
+    with pytest.raises(InvalidArgument, match="between 0 and 9, not 10"):
+        check_ids(container(text % 10), "c", ids)

@@ -13,6 +13,7 @@ from cri.plan.paths import clean, is_below
 from cri.validate.mounts import LXCFS, check_destination, check_devices, check_mounts
 from proto import api_pb2 as api
 from runtime.errors import FailedPrecondition, Fault, InvalidArgument
+from runtime.spec import IdMapping
 
 
 def mount(text: str) -> api.Mount:
@@ -29,7 +30,7 @@ def mount(text: str) -> api.Mount:
     ],
 )
 def test_a_good_mount_passes(host: HostFacts, text: str) -> None:
-    check_mounts([mount(text)], host, "m")
+    check_mounts([mount(text)], host, None, "m")
 
 
 @pytest.mark.parametrize(
@@ -46,12 +47,12 @@ def test_a_good_mount_passes(host: HostFacts, text: str) -> None:
         ("image_sub_path: 'x'", InvalidArgument, "with an image only"),
         ("image { image: 'i' }", InvalidArgument, "must be empty with an image"),
         ("image {}", InvalidArgument, "names no image"),
-        ("gidMappings {}", FailedPrecondition, "idmapped mounts"),
+        ("gidMappings {}", InvalidArgument, "m[0].gidMappings: is for a pod with a user namespace"),
     ],
 )
 def test_a_bad_mount_is_refused(host: HostFacts, text: str, fault: type[Fault], words: str) -> None:
     with pytest.raises(Fault) as raised:
-        check_mounts([mount(text)], host, "m")
+        check_mounts([mount(text)], host, None, "m")
     assert type(raised.value) is fault and words in str(raised.value)
 
 
@@ -61,7 +62,7 @@ def image(**changes: object) -> api.Mount:
 
 @pytest.mark.parametrize("path", ["", "etc", "/etc", "a/b/", "..a"])
 def test_a_good_image_mount_passes(host: HostFacts, path: str) -> None:
-    check_mounts([image(readonly=True, image_sub_path=path, mount_options=["noexec"])], host, "m")
+    check_mounts([image(readonly=True, image_sub_path=path, mount_options=["noexec"])], host, None, "m")
 
 
 @pytest.mark.parametrize(
@@ -76,27 +77,50 @@ def test_a_good_image_mount_passes(host: HostFacts, path: str) -> None:
 )
 def test_a_bad_image_mount_is_refused(host: HostFacts, changes: dict[str, object], words: str) -> None:
     with pytest.raises(InvalidArgument) as raised:
-        check_mounts([image(**changes)], host, "m")
+        check_mounts([image(**changes)], host, None, "m")
     assert words in str(raised.value)
+
+
+IDS: IdMapping = {"host": 1000, "size": 10}
+ALIKE = "uidMappings { host_id: 1000 length: 10 } gidMappings { host_id: 1000 length: 10 }"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", ""),
+        (ALIKE, ""),
+        ("uidMappings { host_id: 1000 length: 10 }", "gidMappings: is not what the pod has"),
+        (f"{ALIKE} uidMappings {{ host_id: 2000 length: 10 }}", "uidMappings: is not what the pod has"),
+        (ALIKE.replace("length: 10", "length: 11"), "is not what the pod has"),
+        (ALIKE.replace("host_id", "container_id: 1 host_id"), "is not what the pod has"),
+    ],
+)
+def test_a_mount_is_idmapped_as_the_pod_is(host: HostFacts, text: str, words: str) -> None:
+    if not words:
+        check_mounts([mount(text)], host, IDS, "m")
+        return
+    with pytest.raises(InvalidArgument, match=words):
+        check_mounts([mount(text)], host, IDS, "m")
 
 
 @pytest.mark.parametrize("source", ["", "h", "/a/../b", "/a\0"])
 def test_a_bad_source_is_refused(host: HostFacts, source: str) -> None:
     with pytest.raises(InvalidArgument, match=r"m\[0\].host_path"):
-        check_mounts([api.Mount(container_path="/c", host_path=source)], host, "m")
+        check_mounts([api.Mount(container_path="/c", host_path=source)], host, None, "m")
 
 
 def test_an_old_kernel_has_no_recursive_read_only_mounts(host: HostFacts) -> None:
     old = msgspec.structs.replace(host, recursive_read_only=False)
-    check_mounts([mount("readonly: true")], old, "m")
+    check_mounts([mount("readonly: true")], old, None, "m")
     with pytest.raises(FailedPrecondition, match="mount_setattr"):
-        check_mounts([mount("readonly: true recursive_read_only: true")], old, "m")
+        check_mounts([mount("readonly: true recursive_read_only: true")], old, None, "m")
 
 
 def test_labels_are_refused_where_the_host_has_some(host: HostFacts) -> None:
-    check_mounts([mount("selinux_relabel: true")], msgspec.structs.replace(host, selinux=False), "m")
+    check_mounts([mount("selinux_relabel: true")], msgspec.structs.replace(host, selinux=False), None, "m")
     with pytest.raises(FailedPrecondition, match="SELinux labels"):
-        check_mounts([mount("selinux_relabel: true")], msgspec.structs.replace(host, selinux=True), "m")
+        check_mounts([mount("selinux_relabel: true")], msgspec.structs.replace(host, selinux=True), None, "m")
 
 
 @pytest.mark.parametrize("path", sorted(LXCFS))

@@ -55,6 +55,7 @@ PASSING = [
     "config { port_mappings { container_port: 80 } port_mappings { container_port: 80 protocol: UDP } }",
     NAMESPACES % "pid: NODE ipc: POD",
     NAMESPACES % "userns_options { mode: NODE }",
+    NAMESPACES % f"userns_options {{ uids {MAPPING} gids {MAPPING} }}",
     NAMESPACES % "network: NODE" + "config { linux { sysctls { key: 'net.core.somaxconn' value: '' } } }",
     CONTEXT % 'apparmor {} selinux_options { type: "container_t" level: "s0:c1,c2" }',
     CONTEXT % "seccomp { profile_type: Localhost localhost_ref: '/p.json' }",
@@ -142,9 +143,10 @@ REFUSED: list[tuple[str, str, type[Fault], str]] = [
     ),
     (
         "userns",
-        NAMESPACES % f"userns_options {{ uids {MAPPING} gids {MAPPING} }}",
-        FailedPrecondition,
-        "user namespaces: not supported yet",
+        "config { linux { security_context { run_as_user { value: 65536 } namespace_options { userns_options "
+        f"{{ uids {MAPPING} gids {MAPPING} }} }} }} }} }}",
+        InvalidArgument,
+        "run_as_user: must be between 0 and 65535, not 65536",
     ),
     ("42", "config { port_mappings { container_port: 0 } }", InvalidArgument, "container_port: must be between 1"),
     ("42", "config { port_mappings { container_port: 70000 } }", InvalidArgument, "70000"),

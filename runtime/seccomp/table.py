@@ -66,7 +66,8 @@ setregid setregid32 setresgid setresgid32 setresuid setresuid32 setreuid setreui
 """
 
 _OWN_RESTRICTIONS = """
-landlock_add_rule landlock_create_ruleset landlock_restrict_self seccomp
+landlock_add_rule landlock_create_ruleset landlock_restrict_self lsm_get_self_attr lsm_list_modules
+lsm_set_self_attr seccomp
 """
 
 _SIGNALS = """
@@ -103,9 +104,8 @@ ALLOWED: tuple[str, ...] = tuple(sorted(" ".join((*_RESOURCES, *_EXECUTION)).spl
 """Allowed to every container, with any arguments."""
 
 _ADMINISTRATION = """
-bpf clone clone3 fanotify_init fsconfig fsmount fsopen fspick lookup_dcookie lsm_get_self_attr lsm_list_modules
-lsm_set_self_attr mount mount_setattr move_mount open_tree open_tree_attr perf_event_open quotactl quotactl_fd
-setdomainname sethostname setns syslog umount umount2 unshare
+bpf clone clone3 fanotify_init fsconfig fsmount fsopen fspick lookup_dcookie mount mount_setattr move_mount open_tree
+open_tree_attr perf_event_open quotactl quotactl_fd setdomainname sethostname setns syslog umount umount2 unshare
 """
 
 ALLOWED_BY_ARCH: dict[str, tuple[str, ...]] = {

@@ -35,7 +35,7 @@ def allowed(rules: Rules) -> set[str]:
 def test_the_default_container() -> None:
     rules = plan_profile(DEFAULT_CAPABILITIES, "x86_64", (6, 1))
     names = allowed(rules)
-    assert {"read", "execve", "chroot", "ptrace", "arch_prctl", "seccomp", "fchmodat2"} <= names
+    assert {"read", "execve", "chroot", "ptrace", "arch_prctl", "seccomp", "fchmodat2", "lsm_get_self_attr"} <= names
     refused = {"mount", "unshare", "setns", "bpf", "syslog", "reboot", "open_by_handle_at", "clone", "clone3", "socket"}
     assert not refused & names
     assert rules.default == act_errno(1)

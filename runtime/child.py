@@ -17,9 +17,10 @@ import struct
 
 from runtime.errors import HostFault, StartRefused
 from runtime.linux.libc import AT_EMPTY_PATH, AT_FDCWD
-from runtime.linux.script import At, Loaded, Script, Slot, load
+from runtime.linux.script import ANY, At, Label, Loaded, Script, Slot, load
 from runtime.linux.spawn import RELEASE
 from runtime.lsm.exec_label import set_exec_label
+from runtime.rootfs.resolve import EXACT, HOW_BYTES, how
 from runtime.spec import CgroupDirs, Process
 
 STDIO = ("stdin", "stdout", "stderr")
@@ -32,6 +33,7 @@ _MODE, _RDEV = 28, 128  # of stx_mode, and of stx_rdev_major and _minor, in stru
 _PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 _JOIN_SESSION_KEYRING = 1
+_MFD_CLOEXEC = 1
 
 
 def begin(
@@ -89,6 +91,31 @@ def open_null(script: Script, flags: int) -> Slot:
     script.expect(file_type(found), stat.S_IFCHR, *wrong, mask=S_IFMT)
     script.expect(device_number(found), device(1, 3), *wrong)
     return null
+
+
+def take_null(script: Script, root: Slot | int) -> None:
+    """Put the null device of the container, whose root is ``root``, at descriptor 0.
+
+    Through a descriptor of the host's the container could change its mode and owner. Where
+    the container has none, or something else in its place, descriptor 0 is an empty file.
+    """
+    absent, wrong, done = Label(), Label(), Label()
+    null = script.slot()
+    arguments = (root, "dev/null", how(os.O_RDWR | os.O_NOCTTY, EXACT), HOW_BYTES)
+    script.call("openat2", *arguments, to=null, forgive=ANY, otherwise=absent, object="/dev/null")
+    found = look_at(script, null)
+    script.jump_unless(file_type(found), stat.S_IFCHR, wrong, S_IFMT)
+    script.jump_unless(device_number(found), device(1, 3), wrong)
+    script.call("dup3", null, 0, 0)
+    script.close(null)
+    script.jump(done)
+    script.here(wrong)
+    script.close(null)
+    script.here(absent)
+    empty = script.opened("memfd_create", "stdin", _MFD_CLOEXEC)
+    script.call("dup3", empty, 0, 0)
+    script.close(empty)
+    script.here(done)
 
 
 def look_at(script: Script, fd: Slot, name: str = "", flags: int = AT_EMPTY_PATH) -> At:

@@ -14,7 +14,7 @@ import errno
 import os
 
 from runtime import identity, user_namespace
-from runtime.child import STDIO, begin, enter_cwd, given_stdio, own_stdio
+from runtime.child import STDIO, begin, enter_cwd, given_stdio, own_stdio, take_null
 from runtime.errors import Fault, StartRefused
 from runtime.identity import Filter
 from runtime.init import stdio_numbers
@@ -68,6 +68,9 @@ def plan_command(request: ExecRequest, seccomp: Filter | None) -> Script:
             root = script.opened("openat", AT_FDCWD, "/", directory, 0)
             console.take(script, *console.open_terminal(script, root))
             script.close(root)
+    if not command["terminal"] and not request["stdin"]:
+        with script.step("open the null device"):
+            take_null(script, AT_FDCWD)
     if ids is None or command["terminal"]:
         with script.step("own the standard streams"):
             own_stdio(script, command["user"]["uid"], streams)

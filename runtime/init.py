@@ -20,7 +20,7 @@ from __future__ import annotations
 import os
 
 from runtime import identity, user_namespace
-from runtime.child import STDIO, begin, enter_cwd, given_stdio, own_stdio, wait_released
+from runtime.child import STDIO, begin, enter_cwd, given_stdio, own_stdio, take_null, wait_released
 from runtime.errors import StartRefused
 from runtime.identity import Filter
 from runtime.linux import mount, namespaces, trees
@@ -73,6 +73,9 @@ def plan_init(request: StartRequest, seccomp: Filter | None, joined: frozenset[s
             master, peer = console.open_terminal(script, root)
             console.bind_console(script, root, peer)
             console.take(script, master, peer)
+    if not described["terminal"] and not request["stdin"]:
+        with script.step("open the null device"):
+            take_null(script, root)
     if user is None or described["terminal"]:
         _own_streams(script, request)
     with script.step("find the working directory", described["cwd"]):

@@ -79,6 +79,8 @@ def plan_pause(request: SandboxRequest, held: Sequence[str], seccomp: Filter | N
         identity.become(script, described, seccomp)
         script.call("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL.value)  # once more: a change of credentials clears it
     with script.step("execute pause"):
+        for number in range(3):  # the host's null device, of no use to pause
+            script.call("close", number)
         # Before pause.c can do so itself: the first signal may arrive right after the execve.
         block_signals(script, (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD))
         script.call("execveat", program, "", script.vector(["/pause"]), script.vector([]), AT_EMPTY_PATH)

@@ -1,8 +1,8 @@
 """Paths that a container must not see (masked) or not change (read-only).
 
-A masked file is covered by /dev/null, a masked directory by one empty read-only
-tmpfs that all of them share. Written into init's script after procfs and sysfs are
-in place and verified.
+A masked file is covered by the host's /dev/null, whose mode and owner the read-only mount keeps;
+a masked directory by one empty read-only tmpfs that all of them share. Written into init's script
+after procfs and sysfs are in place and verified.
 
 Invariant: what is mounted is the null device that was verified, a clone of the
 very object that was found, or an empty file system; never something looked up
@@ -50,6 +50,7 @@ def mask_paths(script: Script, root: Slot, paths: list[str]) -> None:
         script.set(what, null)
         script.here(cover)
         tree = trees.open_tree(script, what, "", mount.OPEN_TREE_CLONE)
+        trees.set_attributes(script, tree, mount.MOUNT_ATTR_RDONLY, name=path)
         trees.move_mount(script, tree, target, path)
         script.close(tree)
         script.here(covered)

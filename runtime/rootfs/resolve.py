@@ -32,7 +32,7 @@ from runtime.linux.files import (
 from runtime.linux.script import IS_DIRECTORY, LEADS_OUT, NO_PLACE, Refusals, Script, Slot
 
 _IN_ROOT = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
-_EXACT = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
+EXACT = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
 _HOW = struct.Struct("=QQQ")
 HOW_BYTES = _HOW.size
 # What the image or the request is to blame for. The last three are what a file system says
@@ -67,7 +67,7 @@ def open_in_root(root_fd: int, path: str, flags: int = os.O_PATH, mode: int = 0)
 
 def open_exact(dir_fd: int, path: str, flags: int = os.O_PATH) -> int:
     """Open ``path`` below ``dir_fd`` where no component may be a symlink or lead out."""
-    return openat2(dir_fd, path or ".", flags, _EXACT)
+    return openat2(dir_fd, path or ".", flags, EXACT)
 
 
 def open_in(script: Script, root: Slot, path: str, flags: int = os.O_PATH, refuse: Refusals | None = None) -> Slot:
@@ -78,7 +78,7 @@ def open_in(script: Script, root: Slot, path: str, flags: int = os.O_PATH, refus
 def open_exactly(script: Script, root: Slot, path: str, flags: int = os.O_PATH, refuse: Refusals | None = None) -> Slot:
     """``open_exact``, written into a script; a leading slash of ``path`` counts for nothing."""
     name = path.lstrip("/") or "."
-    return script.opened("openat2", root, name, how(flags, _EXACT), _HOW.size, object=path, refuse=refuse)
+    return script.opened("openat2", root, name, how(flags, EXACT), _HOW.size, object=path, refuse=refuse)
 
 
 def how(flags: int, resolve: int = _IN_ROOT) -> bytes:

@@ -164,7 +164,7 @@ async def test_pause_shows_nothing(crisp: Attacked) -> None:
     pod, watcher = await shared_pod(crisp)
     script = "ls -A /proc/1/root; tr '\\0' '\\n' < /proc/1/environ; readlink /proc/1/exe; readlink /proc/1/cwd"
     said = (await crisp.say(watcher, "sh", "-c", f"{script}; for f in /proc/1/fd/*; do readlink $f; done")).splitlines()
-    assert said == ["/", "/", "/dev/null", "/dev/null", "/dev/null"]
+    assert said == ["/", "/"]
     wrote = await crisp.say(watcher, "sh", "-c", "touch /proc/1/root/x && echo made")
     assert "made" not in wrote
     status = Path(f"/proc/{crisp.host.store.sandboxes.get(pod).pause_pid}/status").read_text()

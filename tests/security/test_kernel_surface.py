@@ -213,6 +213,26 @@ async def test_devices_are_the_default_ones_and_no_others_open(crisp: Attacked) 
     os.close(os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK))  # on the host, where no device cgroup is in the way
 
 
+async def test_the_null_device_of_the_host_keeps_its_mode_and_owner(crisp: Attacked) -> None:
+    """A container of root reaches no inode of the host's: not by the standard input of itself or a command, not by
+    what masks a file. By a bind of it, the weak variant, the same calls do change one (here a node of the test's)."""
+    before, weak = os.stat("/dev/null"), Path(crisp.host.root, "node")
+    os.mknod(weak, 0o020666, os.makedev(1, 3))
+    change = "chmod 600 {0} && chown 7:7 {0}"
+    config = crisp.attacker("sh", "-c", f"{change.format('/dev/fd/0')}; {change.format('/proc/keys')}; exec sleep 1000")
+    config.linux.security_context.masked_paths.append("/proc/keys")
+    config.mounts.append(api.Mount(container_path="/weak", host_path=str(weak)))
+    id = await crisp.run(await crisp.run_pod(), config)
+    for place in ("/dev/fd/0", "/proc/1/fd/0", "/proc/keys", "/dev/null", "/weak"):
+        await crisp.say(id, "sh", "-c", change.format(place))
+    assert await crisp.say(id, "stat", "-c", "%a %u", "/dev/null") == "600 7", "its own it may change"
+    assert (weak.stat().st_mode & 0o777, weak.stat().st_uid) == (0o600, 7)
+    after = os.stat("/dev/null")
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+    assert await crisp.say(id, "sh", "-c", "rm /dev/null; echo gone") == "gone"
+    assert await crisp.say(id, "sh", "-c", "cat; echo over") == "over", "an empty input, whatever is there"
+
+
 async def test_system_v_segments_of_the_host_are_not_there(crisp: Attacked) -> None:
     """An IPC namespace of its own; in a pod with the node's, the weak variant, the segment is seen."""
     libc = ctypes.CDLL(None, use_errno=True)

@@ -114,6 +114,40 @@ def test_without_streams_there_is_the_null_device() -> None:
     assert [found[fd] for fd in range(3)] == ["/dev/null"] * 3
 
 
+def put(place: Path, what: str) -> None:
+    """``what`` at dev/null below ``place``."""
+    (place / "dev").mkdir()
+    null = place / "dev/null"
+    if what == "link":
+        null.symlink_to("/dev/null")
+    elif what == "file":
+        null.write_text("not empty")
+    elif what != "nothing":
+        os.mknod(null, stat.S_IFCHR | 0o640, os.makedev(1, 3 if what == "null" else 5))
+
+
+@pytest.mark.parametrize(
+    ("what", "own"), [("null", True), ("zero", False), ("link", False), ("file", False), ("nothing", False)]
+)
+def test_the_input_is_the_containers_null_device_or_empty(tmp_path: Path, what: str, own: bool) -> None:
+    put(tmp_path, what)
+
+    def write(script: Script) -> None:
+        child.take_stdio(script)
+        root = script.opened("openat", AT_FDCWD, str(tmp_path), os.O_PATH | os.O_CLOEXEC, 0)
+        child.take_null(script, root)
+        script.close(root)
+
+    with stopped(write) as (pid, _):
+        assert len(links(pid)) == 5, "the streams, the report, and what it waits for"
+        with opened(f"/proc/{pid}/fd/0", os.O_RDWR) as stdin:
+            found = os.fstat(stdin)
+            assert os.read(stdin, 16) == b""
+    assert (stat.S_ISCHR(found.st_mode) and found.st_mode & 0o777 == 0o640) is own
+    if not own:
+        assert stat.S_ISREG(found.st_mode) and found.st_nlink == 0
+
+
 @pytest.mark.parametrize("make", ["file", "link", "device"])
 def test_what_somebody_has_put_at_the_null_devices_place_is_refused(tmp_path: Path, make: str) -> None:
     def work() -> None:

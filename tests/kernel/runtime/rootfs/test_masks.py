@@ -77,6 +77,28 @@ def test_a_masked_file_stays_the_null_device_when_the_container_replaces_its_own
     assert in_mount_namespace(work) == os.makedev(1, 3)
 
 
+def test_a_mask_does_not_lead_to_the_hosts_null_device(tmp_path: Path) -> None:
+    """It reads and takes as that does; its mode, owner and times are out of reach."""
+
+    def work() -> list[int]:
+        root = root_with_secrets(tmp_path)
+        mask(root, ["/file"])
+        masked, numbers = tmp_path / "file", []
+        assert masked.read_text() == "" and masked.write_text("gone") == 4
+        changes: list[Callable[[], object]] = [
+            lambda: masked.chmod(0),
+            lambda: os.chown(masked, 1, 1),
+            lambda: os.utime(masked),
+        ]
+        for change in changes:
+            with pytest.raises(OSError) as failed:
+                change()
+            numbers.append(failed.value.errno or 0)
+        return numbers
+
+    assert in_mount_namespace(work) == [errno.EROFS] * 3
+
+
 @pytest.mark.parametrize("device", ["/dev/zero", "/dev/full"])
 def test_another_device_than_the_null_device_is_not_used(tmp_path: Path, device: str) -> None:
     def work() -> None:

@@ -83,6 +83,10 @@ def build_probe() -> bytes:
     return compile_program("probe.c", "-static")
 
 
+def build_inside() -> bytes:
+    return compile_program("inside.c", "-static")
+
+
 def build_loader() -> bytes:
     """Something to stand where a program's ELF header names its loader."""
     return compile_program("loader.c", "-nostdlib", "-static-pie", "-fPIE", "-ffreestanding", "-fno-stack-protector")

@@ -2,6 +2,7 @@
 
     python -m tests.guest                      all of them
     python -m tests.guest tests/guest/X.py     those that are named, as pytest takes them
+    python -m tests.guest --critest            critest's specs on what differs there, and nothing else
     python -m tests.guest --command 'WORDS'    what the shell makes of them instead, to look around
 
 The exit status is that of pytest. On a failure the journal is shown: what systemd says of crisp's service,
@@ -11,11 +12,17 @@ then what that says itself.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import shutil
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
+from tests import golang
+from tests.conformance import critest
 from tests.guest import image, recipe
 from tests.guest.machine import Machine, MachineFault, booted
 
@@ -32,6 +39,16 @@ ALONE = (
     "test_a_sweep_of_two_hundred_cgroups_costs_less_than_to_open_their_files",
 )
 """Tests of other tiers whose other half needs cgroup v2. They look for leaks, so the service is stopped for them."""
+
+SPECS = "Container OOM|AppArmor|NamespaceOption|UserNamespaces|metrics operations|stats"
+"""Of critest, as ginkgo takes them: resources, security and figures, which depend on cgroups and AppArmor. One by
+one, for those on AppArmor load and unload the same profiles. Under the systemd driver, which the service has
+after its tests."""
+
+USE_SYSTEMD = (
+    "mkdir -p /etc/crisp && printf '[cgroup]\\ndriver = \"systemd\"\\n' >/etc/crisp/config.toml && "
+    "systemctl restart crisp"
+)
 
 PYTEST = ("-m", "pytest", "-p", "no:cacheprovider", "--timeout=600", "--durations=5")
 ENVIRONMENT = {
@@ -55,6 +72,7 @@ def hear(text: str) -> None:
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="tests.guest")
     parser.add_argument("--command", help="a shell's command instead of pytest")
+    parser.add_argument("--critest", action="store_true", help="critest's specs alone")
     chosen, words = parser.parse_known_args(arguments)
     missing = [name for name in ("mmdebstrap", "qemu-system-x86_64", "mke2fs") if shutil.which(name) is None]
     obstacle = recipe.find_obstacle() or (
@@ -67,9 +85,11 @@ def main(arguments: list[str]) -> int:
     disks = image.open_image(say)
     made = time.monotonic()
     try:
-        with booted(disks, image.make_sources, say) as machine:
-            say(f"image {made - began:.0f} s, boot {machine.boot_seconds:.1f} s")
-            status = carry_out(machine, chosen.command, words)
+        with prepared(chosen, words) as programs:
+            make_sources = functools.partial(image.make_sources, beside=programs)
+            with booted(disks, make_sources, say) as machine:
+                say(f"image {made - began:.0f} s, boot {machine.boot_seconds:.1f} s")
+                status = carry_out(machine, chosen, words, programs)
     except MachineFault as fault:
         say(str(fault))
         return 1
@@ -77,17 +97,50 @@ def main(arguments: list[str]) -> int:
     return status
 
 
-def carry_out(machine: Machine, command: str | None, words: list[str]) -> int:
-    if command is not None:
-        return machine.run(["sh", "-c", f"cd {recipe.PLACES['sources']}; {command}"], SECONDS, hear, **ENVIRONMENT)
+@contextlib.contextmanager
+def prepared(chosen: argparse.Namespace, words: list[str]) -> Iterator[Path | None]:
+    """A folder with critest and its images, None where it is not wanted or there is no Go to build it."""
+    if chosen.command is not None or words:
+        yield None
+    elif golang.is_missing():
+        say("without critest, for there is no Go that could build it")
+        yield None
+    else:
+        with tempfile.TemporaryDirectory(prefix="crisp-guest-") as folder:
+            critest.prepare(Path(folder) / "critest")
+            yield Path(folder) / "critest"
+
+
+def carry_out(machine: Machine, chosen: argparse.Namespace, words: list[str], programs: Path | None) -> int:
+    if chosen.command is not None:
+        return run_shell(machine, f"cd {recipe.PLACES['sources']}; {chosen.command}")
     if words:
         return run_tests(machine, words)
-    status = run_tests(machine, SERVICE)
+    if chosen.critest:
+        return run_shell(machine, USE_SYSTEMD) or run_critest(machine, programs)
+    status = run_tests(machine, SERVICE) | run_critest(machine, programs)
     if status:
         for wanted in (["UNIT=crisp.service"], ["_SYSTEMD_UNIT=crisp.service", "--lines=150"]):
             machine.run(["journalctl", "--no-pager", *wanted], 120, hear)
     machine.run(["systemctl", "stop", "crisp"], 120, hear)
     return run_tests(machine, ALONE) or status
+
+
+def run_shell(machine: Machine, command: str) -> int:
+    return machine.run(["sh", "-c", command], SECONDS, hear, **ENVIRONMENT)
+
+
+def run_critest(machine: Machine, programs: Path | None) -> int:
+    if programs is None:
+        return 0
+    began = time.monotonic()
+    place = f"{recipe.PLACES['sources']}/{programs.name}"
+    options = (
+        f"--from {place} --endpoint unix:///run/crisp/crisp.sock --focus '{SPECS}' --nodes 1 --seconds {SECONDS:.0f}"
+    )
+    status = run_shell(machine, f"cd {recipe.PLACES['sources']} && python -m tests.conformance.critest {options}")
+    say(f"critest: {time.monotonic() - began:.0f} s, status {status}")
+    return status
 
 
 def run_tests(machine: Machine, words: Sequence[str]) -> int:

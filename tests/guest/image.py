@@ -152,9 +152,9 @@ def write_files(root: Path) -> None:
     (units / "default.target").symlink_to("/lib/systemd/system/multi-user.target")
 
 
-def make_sources(disk: Path) -> None:
-    """A disk with what the guest needs of the checkout. Python's compiled files come along: the guest can
-    use them where its Python is the same as this one."""
+def make_sources(disk: Path, beside: Path | None = None) -> None:
+    """A disk with what the guest needs of the checkout, and the folder ``beside`` by its name. Python's compiled
+    files come along: the guest can use them where its Python is the same as this one."""
     copy = disk.parent / "sources"
     copy.mkdir()
     for name in recipe.SOURCES:
@@ -162,6 +162,8 @@ def make_sources(disk: Path) -> None:
             shutil.copytree(recipe.ROOT / name, copy / name, symlinks=True)
         else:
             shutil.copy2(recipe.ROOT / name, copy / name)
+    if beside is not None:
+        shutil.copytree(beside, copy / beside.name)
     crisp = importlib.metadata.distribution("crisp-cri")  # its version is read from there
     (metadata,) = (file for file in crisp.files or () if file.name == "METADATA")
     shutil.copytree(Path(str(crisp.locate_file(metadata))).parent, copy / metadata.parent.name)

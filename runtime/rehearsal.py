@@ -8,7 +8,7 @@ The pod is real but empty: its processes are ``pause``, in the host's namespaces
 and in no cgroup, for some milliseconds; its directory is a file system that no
 path leads to.
 
-Invariant: nothing is left of it but a warm interpreter.
+Invariant: nothing is left of it but a warm interpreter, even if the zygote is killed meanwhile.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from runtime.program import LAUNCH, open_program
 ROUNDS = 8
 """How often the pod is played. Byte code is specialised after eight calls; most functions get some in a round."""
 
+_PR_SET_PDEATHSIG = 1
 _SECONDS = 5.0
 _CONTAINERS = ("first", "second", "third")
 _NOWHERE: Any = {"v1": [], "v2": None}
@@ -95,6 +96,8 @@ def _stay(given: Sequence[str] = ()) -> bytes:
 
 
 def _become_pause(script: Script) -> bytes:
+    """It ends with the zygote, should that be killed in the middle of the play: nobody else knows of it."""
+    script.call("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL.value)
     block_signals(script, (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD))
     script.call("execve", PAUSE, script.vector(["/pause"]), script.vector([]))
     return script.bytes()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import subprocess
+import sys
+import time
 from typing import Any
 
 import pytest
@@ -36,6 +40,25 @@ def test_its_processes_are_gone_when_it_ends() -> None:
     rehearsal.rehearse()
     with open(f"/proc/{os.getpid()}/task/{os.getpid()}/children") as file:
         assert file.read() == ""
+
+
+def test_a_zygote_that_is_killed_in_the_middle_leaves_none_of_them() -> None:
+    words = "import runtime.rehearsal; runtime.rehearsal.rehearse(1_000_000)"
+    with subprocess.Popen([sys.executable, "-c", words]) as zygote:
+        actors: set[int] = set()
+        while not actors:
+            with open(f"/proc/{zygote.pid}/task/{zygote.pid}/children") as file:
+                actors = {pid for pid in map(int, file.read().split()) if is_pause(pid)}
+        zygote.kill()
+    deadline = time.monotonic() + 30
+    while any(map(is_pause, actors)):
+        assert time.monotonic() < deadline
+
+
+def is_pause(pid: int) -> bool:
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline") as file:
+        return file.read() == "/pause\0"
+    return False
 
 
 def test_what_the_host_refuses_is_told_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,7 +82,14 @@ async def test_output_up_to_the_limit_arrives(crisp: Attacked) -> None:
 
 
 async def test_clients_that_leave_leave_nothing(crisp: Attacked) -> None:
-    """CVE-2022-23471, CVE-2025-64329: aborted commands; tasks and descriptors are as before."""
+    """CVE-2022-23471, CVE-2025-64329: aborted commands; tasks and descriptors are as before. A task that waits for the
+    next word of its client, the weak variant, stays when that has left."""
+    sizes: asyncio.Queue[int] = asyncio.Queue()
+    weak = [asyncio.create_task(sizes.get()) for _ in range(10)]
+    await asyncio.sleep(0)
+    assert not any(task.done() for task in weak)
+    for task in weak:
+        task.cancel()
     id = await run_one(crisp)
     await crisp.exec(id, "true")
     await asyncio.sleep(0.2)

@@ -35,7 +35,8 @@ async def test_inheritable_capabilities_survive_a_careless_start() -> None:
 
 @pytest.mark.parametrize("uid", [0, 1000])
 async def test_no_capability_is_inheritable_or_ambient(uid: int, crisp: Attacked) -> None:
-    """CVE-2022-24769, CVE-2022-29162, CVE-2022-27649, CVE-2025-27612: init and commands, of root and others."""
+    """CVE-2022-24769, CVE-2022-29162, CVE-2022-27649, CVE-2022-27650, CVE-2022-27651, CVE-2025-27612: init and
+    commands, of root and others."""
     config = crisp.attacker("sleep", "1000")
     config.linux.security_context.run_as_user.value = uid
     id = await crisp.run(await crisp.run_pod(), config)

@@ -100,8 +100,8 @@ def _seen(watcher: socket.socket, last: bytes) -> set[bytes]:
     "limited", [False, pytest.param(True, marks=pytest.mark.skipif(bool(LACKING), reason=LACKING))]
 )
 def test_a_pod_speaks_for_itself_alone(run_node: Callable[..., None], limited: bool) -> None:
-    """What is forged does not arrive, but does where nothing looks at what comes from pods. What went
-    through an ifb link is looked at, too."""
+    """What is forged does not arrive, but does where nothing looks at what comes from pods (CVE-2020-10749). What
+    went through an ifb link is looked at, too."""
 
     async def test(node: Node) -> None:
         set_bridge_filter(node.host, "0")  # which would refuse our checksums

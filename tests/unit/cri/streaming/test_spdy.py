@@ -266,6 +266,7 @@ async def test_a_stream_number_is_used_once_and_not_long_after_its_turn(again: i
 
 
 async def test_a_flood_of_resets_ends_the_session() -> None:
+    """CVE-2023-44487, of HTTP/2, as SPDY has it."""
     peer = Peer()
     peer.open(1)
     assert isinstance(peer.say(frames.reset(1, frames.CANCEL) * 100_000)[-1], frames.GoAway)

@@ -57,6 +57,7 @@ def test_a_bad_name_spoils_its_own_block_alone() -> None:
 
 
 def test_a_bomb_is_refused_before_it_expands() -> None:
+    """CVE-2026-35469: a count of headers that no memory holds."""
     with pytest.raises(FrameError, match=f"more than {BLOCK_LIMIT}"):
         HeaderDecoder().decode(ClientHeaders().encode({"a": "x" * 10_000_000}))
     with pytest.raises(FrameError, match=f"more than {COUNT_LIMIT}"):

@@ -32,6 +32,9 @@ NEW = api.LinuxContainerResources(
     cpu_shares=300, cpu_quota=70_000, cpu_period=50_000, memory_limit_in_bytes=320 * MIB, oom_score_adj=500
 )
 OLD_POD, NEW_POD, OVERHEAD = (api.LinuxContainerResources(memory_limit_in_bytes=each * MIB) for each in (512, 640, 16))
+IDS = [api.IDMapping(host_id=300_000, length=65536)]
+MAPPED = api.NamespaceOption(pid=api.CONTAINER, userns_options=api.UserNamespace(uids=IDS, gids=IDS))
+"""Then a container's init is born twice (``runtime.user_namespace``)."""
 HOST_PORTS = itertools.cycle(range(20000, 20100))
 
 
@@ -45,18 +48,22 @@ class Pod:
     container: str = ""
 
 
-def prepare(daemon: Daemon, operation: str, *, begins_blank: bool = False) -> Pod:
+def prepare(daemon: Daemon, operation: str, *, begins_blank: bool = False, mapped: bool = False) -> Pod:
     """As much of a pod as has to be there before ``operation``; ``begins_blank``: without a port of the
-    host, so that it may be a blank one's."""
+    host, so that it may be a blank one's; ``mapped``: with a user namespace."""
     port = api.PortMapping(protocol=api.UDP, container_port=53, host_port=next(HOST_PORTS))
     pod = Pod(daemon.pod(port_mappings=[] if begins_blank else [port]))
     pod.request.config.linux.resources.CopyFrom(OLD_POD)
     pod.request.config.annotations.update(RATES)
+    if mapped:
+        pod.request.config.linux.security_context.namespace_options.CopyFrom(MAPPED)
     if operation == RUN:
         return pod
     pod.sandbox = daemon.run_pod(pod.request)
     pod.create = daemon.container(pod.sandbox, pod.request)
     pod.create.config.linux.resources.CopyFrom(OLD)
+    if mapped:
+        pod.create.config.linux.security_context.namespace_options.CopyFrom(MAPPED)
     if operation != CREATE:
         pod.container = daemon.runtime.CreateContainer(pod.create).container_id
     if operation not in (CREATE, START):
@@ -79,8 +86,8 @@ def request_of(operation: str, pod: Pod) -> Any:
     }[operation]
 
 
-def run_case(daemon: Daemon, point: Point, action: str, *, begins_blank: bool = False) -> None:
-    pod = prepare(daemon, point.operation, begins_blank=begins_blank)
+def run_case(daemon: Daemon, point: Point, action: str, *, begins_blank: bool = False, mapped: bool = False) -> None:
+    pod = prepare(daemon, point.operation, begins_blank=begins_blank, mapped=mapped)
     request = request_of(point.operation, pod)
     passed, error = daemon.hits(point.name), None
     if point.trigger:

@@ -144,4 +144,5 @@ def _pause_process(request: SandboxRequest) -> Process:
         "rlimits": [],
         "noNewPrivileges": request["no_new_privileges"],
         "apparmorProfile": request.get("apparmor", ""),
+        "selinuxLabel": request.get("selinux", ""),
     }

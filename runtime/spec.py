@@ -154,6 +154,7 @@ class Linux(TypedDict):
     rootfsPropagation: str
     deviceRules: NotRequired[list[DeviceRule]]
     seccomp: NotRequired[Seccomp]
+    mountLabel: NotRequired[str]
 
 
 class Spec(TypedDict):
@@ -169,12 +170,14 @@ class Spec(TypedDict):
 
 
 class Rootfs(TypedDict):
-    """How the root is composed. ``lowerdirs`` are host directories, topmost first."""
+    """How the root is composed. ``lowerdirs`` are host directories, topmost first; ``label`` is the SELinux
+    context of everything in it."""
 
     lowerdirs: list[str]
     upperdir: str
     workdir: str
     staging: str
+    label: NotRequired[str]
 
 
 class Mountpoint(TypedDict):
@@ -278,6 +281,7 @@ class SandboxRequest(TypedDict):
     user: User
     no_new_privileges: bool
     apparmor: NotRequired[str]
+    selinux: NotRequired[str]
     seccomp: str | None
     seccomp_flags: NotRequired[int]
     oom_score_adj: int

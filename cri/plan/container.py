@@ -24,6 +24,7 @@ from cri.plan.process import exec_process, plan_process
 from cri.plan.resources import plan_resources
 from cri.plan.sandbox import MODES, NODE, POD, TARGET, SandboxPlan
 from cri.plan.security import NOT_CONFINED, Confinement, plan_hidden, plan_seccomp
+from cri.plan.selinux import label_mounts, plan_labels
 from cri.plan.signals import plan_stop_signal
 from proto import api_pb2 as api
 from runtime.cgroups.resources import Resources
@@ -67,7 +68,8 @@ class ContainerPlan(msgspec.Struct, frozen=True, kw_only=True):
     kind of its profile (``cri.plan.security``): RuntimeDefault depends on ``spec.process.capabilities`` too, one of
     type Localhost is ``spec.linux.seccomp``. ``stop_signal`` is a
     number. ``staging`` is the empty directory that the root is mounted on. ``cgroup_owner`` is the user, as the
-    host counts, to whom the cgroup is delegated (cgroups(7)), None for nobody.
+    host counts, to whom the cgroup is delegated (cgroups(7)), None for nobody. ``relabel`` are the host's paths
+    that get the SELinux context ``spec.linux.mountLabel``.
     """
 
     id: str
@@ -85,6 +87,7 @@ class ContainerPlan(msgspec.Struct, frozen=True, kw_only=True):
     seccomp: str | None
     log_path: str | None
     log_directory: str = ""
+    relabel: list[str] = []
     stdin: bool
     stdin_once: bool
     tty: bool
@@ -128,6 +131,9 @@ def plan_container(
         linux["seccomp"] = confinement.seccomp
     if confinement.apparmor:
         process["apparmorProfile"] = confinement.apparmor
+    labels = plan_labels(context, enforcing=facts.selinux)
+    if labels.process:
+        process["selinuxLabel"], linux["mountLabel"] = labels
     return ContainerPlan(
         id=ids.id,
         sandbox_id=pod.id,
@@ -136,6 +142,7 @@ def plan_container(
         spec=_plan_spec(config, pod, process, mounts, linux),
         volumes=plan_volumes(image.volumes, mounts.mounts, ids.directory),
         image_volumes=tuple(image_volumes),
+        relabel=[mount.host_path for mount in config.mounts if mount.selinux_relabel and labels.mount],
         missing_sources=mounts.missing_sources,
         cgroup=linux["cgroupsPath"],
         resources=plan_resources(config.linux.resources, nodes.rules, swap=facts.layout.swap),
@@ -198,12 +205,14 @@ def plan_exec(container: ContainerPlan, cmd: Sequence[str], *, tty: bool, n: int
 
 def rootfs(plan: ContainerPlan, lowerdirs: Sequence[str]) -> Rootfs:
     """The container's root over the image's layers, topmost first."""
-    return Rootfs(
+    made = Rootfs(
         lowerdirs=list(lowerdirs),
         upperdir=f"{plan.directory}/upper",
         workdir=f"{plan.directory}/work",
         staging=plan.staging,
     )
+    label = plan.spec["linux"].get("mountLabel")
+    return Rootfs(**made, label=label) if label else made
 
 
 def start_request(
@@ -245,7 +254,7 @@ def _plan_spec(
         process=process,
         root=Root(path=f"{pod.directory}/rootfs", readonly=config.linux.security_context.readonly_rootfs),
         hostname=pod.hostname if "uts" in pod.namespaces else "",
-        mounts=mounts.mounts,
+        mounts=label_mounts(mounts.mounts, linux.get("mountLabel", "")),
         annotations=_plan_annotations(config, pod),
         linux=linux,
     )

@@ -16,6 +16,7 @@ from cri.plan.facts import HostFacts
 from cri.plan.files import plan_files
 from cri.plan.resources import add_resources, plan_update
 from cri.plan.security import NOT_CONFINED, Confinement, plan_seccomp
+from cri.plan.selinux import plan_labels
 from cri.plan.sysctls import plan_sysctls
 from cri.settings import Settings
 from network.bandwidth import Bandwidth, plan_bandwidth
@@ -47,12 +48,13 @@ class SandboxIds(msgspec.Struct, frozen=True):
 
 class PausePlan(msgspec.Struct, frozen=True, kw_only=True):
     """The pause process. ``seccomp`` is the kind of its profile (``cri.plan.security``), ``profile`` that
-    of the kind Localhost; ``apparmor`` the name of a profile, empty for none."""
+    of the kind Localhost; ``apparmor`` the name of a profile, ``selinux`` a context, both empty for none."""
 
     user: User
     seccomp: str | None
     profile: Seccomp | None = None
     apparmor: str = ""
+    selinux: str = ""
     no_new_privileges: bool = True
     oom_score_adj: int = PAUSE_OOM_SCORE_ADJ
 
@@ -71,6 +73,7 @@ class SandboxPlan(msgspec.Struct, frozen=True, kw_only=True):
     ``provider`` is the network provider that attaches the pod and has to detach it. ``bandwidth`` are
     the rates that crisp keeps the pod to itself, None for none: CNI plugins see to them in other pods.
     ``ids`` is the mapping of the pod's user namespace, None where it has the node's.
+    ``mount_label`` is the SELinux context of the pod's files and /dev/shm, empty for none.
     """
 
     id: str
@@ -96,6 +99,7 @@ class SandboxPlan(msgspec.Struct, frozen=True, kw_only=True):
     bandwidth: Bandwidth | None = None
     scopes: str = ""
     ids: IdMapping | None = None
+    mount_label: str = ""
 
     @property
     def own_cgroup(self) -> str | None:
@@ -151,6 +155,7 @@ def plan_sandbox(
     parent, scopes = cgroup_parent(config, ids, facts), ids.instance if facts.systemd else ""
     owned = not config.linux.cgroup_parent or not parent_exists
     hostname = config.hostname or facts.hostname
+    labels = plan_labels(context, enforcing=facts.selinux)
     return SandboxPlan(
         id=ids.id,
         directory=directory,
@@ -167,7 +172,8 @@ def plan_sandbox(
         files=plan_files(config, hostname, own_network=network == POD),
         shm=f"{directory}/shm" if ipc == POD else "/dev/shm",
         shm_size=SHM_SIZE if ipc == POD else None,
-        pause=_plan_pause(context, confinement),
+        pause=_plan_pause(context, confinement, labels.process),
+        mount_label=labels.mount,
         privileged=context.privileged,
         log_directory=config.log_directory,
         limits=_plan_limits(config.linux, facts) if owned and parent != "/" else None,
@@ -188,6 +194,7 @@ def sandbox_request(plan: SandboxPlan, cgroup: CgroupDirs, seccomp: str | None, 
         user=plan.pause.user,
         no_new_privileges=plan.pause.no_new_privileges,
         apparmor=plan.pause.apparmor,
+        selinux=plan.pause.selinux,
         seccomp=seccomp,
         seccomp_flags=flags,
         oom_score_adj=plan.pause.oom_score_adj,
@@ -227,12 +234,16 @@ def _plan_limits(linux: api.LinuxPodSandboxConfig, facts: HostFacts) -> Resource
     return limits if planned.writes or planned.notes else None
 
 
-def _plan_pause(context: api.LinuxSandboxSecurityContext, confinement: Confinement) -> PausePlan:
+def _plan_pause(context: api.LinuxSandboxSecurityContext, confinement: Confinement, selinux: str) -> PausePlan:
     user = User(
         uid=context.run_as_user.value,
         gid=context.run_as_group.value,
         additionalGids=list(context.supplemental_groups),
     )
     return PausePlan(
-        user=user, seccomp=plan_seccomp(context), profile=confinement.seccomp, apparmor=confinement.apparmor
+        user=user,
+        seccomp=plan_seccomp(context),
+        profile=confinement.seccomp,
+        apparmor=confinement.apparmor,
+        selinux=selinux,
     )

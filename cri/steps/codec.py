@@ -13,9 +13,10 @@ import msgspec
 
 from cri.steps.container import ContainerStep
 from cri.steps.limits import LimitStep
+from cri.steps.relabel import RelabelVolumes
 from cri.steps.sandbox import SandboxStep
 
-AnyStep = SandboxStep | ContainerStep | LimitStep
+AnyStep = SandboxStep | ContainerStep | LimitStep | RelabelVolumes
 DECODER = msgspec.json.Decoder(tuple[AnyStep, ...])
 
 

@@ -26,6 +26,7 @@ from cri.spares import FOLDERS
 from cri.state.records import ContainerRecord, ContainerState
 from cri.steps.cgroups import make_cgroup, remove_cgroup
 from cri.steps.files import make_directory
+from cri.steps.relabel import RelabelVolumes
 from proto import api_pb2 as api
 from runtime.cgroups import kill as cgroup_kill
 from runtime.cgroups import layout as cgroup_layout
@@ -276,13 +277,15 @@ async def forget_container(monitor: MonitorClient, container: str, seconds: floa
             await asyncio.sleep(0.005)
 
 
-def plan_create_steps(plan: ContainerPlan) -> tuple[ContainerStep, ...]:
+def plan_create_steps(plan: ContainerPlan) -> tuple[ContainerStep | RelabelVolumes, ...]:
     """What CreateContainer makes; undone in reverse it is the container's removal."""
     volumes = tuple(volume["source"] for volume in plan.volumes)
-    places = (
+    places: tuple[ContainerStep | RelabelVolumes, ...] = (
         MakeContainerDirectories(plan.id, plan.directory, volumes),
         MakeContainerCgroup(plan.id, plan.cgroup, plan.resources, plan.cgroup_owner),
     )
+    if plan.relabel:
+        places += (RelabelVolumes(plan.id, tuple(plan.relabel), plan.spec["linux"].get("mountLabel", "")),)
     # Filling volumes takes as long as all else together, and a target may have ended before the start.
     if plan.volumes or plan.target is not None:
         return places

@@ -31,6 +31,7 @@ from runtime.cgroups.limits import apply_writes
 from runtime.cgroups.resources import Resources, plan_writes
 from runtime.errors import DeadlineExceeded, Unavailable
 from runtime.linux import mount
+from runtime.lsm.relabel import relabel
 
 LOG = logging.getLogger("crisp.steps")
 
@@ -230,7 +231,8 @@ class AttachNetwork(msgspec.Struct, frozen=True, tag="attach_network"):
 
 class WriteFiles(msgspec.Struct, frozen=True, tag="write_files"):
     """hostname, hosts and resolv.conf (``None``: a copy of the host's), and the pod's
-    /dev/shm (``shm_size`` bytes, None when it is the host's). They are ``owner``'s, who is the pod's root."""
+    /dev/shm (``shm_size`` bytes, None when it is the host's). They are ``owner``'s, who is the pod's root, and
+    have the SELinux context ``label`` unless it is empty."""
 
     sandbox: str
     path: str
@@ -238,6 +240,7 @@ class WriteFiles(msgspec.Struct, frozen=True, tag="write_files"):
     files: dict[str, str | None]
     shm_size: int | None
     owner: int = 0
+    label: str = ""
     name = "write_files"
 
     def describe(self) -> str:
@@ -250,9 +253,12 @@ class WriteFiles(msgspec.Struct, frozen=True, tag="write_files"):
             if file == "hosts" and content is not None:
                 text = hosts_with_addresses(content, addresses, self.hostname).encode()
             write_file(f"{self.path}/files/{file}", text, self.owner)
+            if self.label:
+                relabel(f"{self.path}/files/{file}", self.label)
         if self.shm_size:
             flags = mount.MS_NOSUID | mount.MS_NOEXEC | mount.MS_NODEV
             options = SHM_OPTIONS.format(size=self.shm_size, owner=self.owner)
+            options += f',context="{self.label}"' if self.label else ""
             mount.mount("shm", f"{self.path}/shm", "tmpfs", flags, options)
 
     async def undo(self, host: Host) -> None:
@@ -287,7 +293,9 @@ def plan_steps(plan: SandboxPlan) -> tuple[SandboxStep, ...]:
         *((PinProcesses(plan.id, plan.directory, ("pid",)),) if "pid" in plan.namespaces else ()),
         AttachNetwork(plan.id, maker(plan)),
         *((LimitBandwidth(plan.id, plan.bandwidth),) if plan.bandwidth else ()),
-        WriteFiles(plan.id, plan.directory, plan.hostname, plan.files, plan.shm_size, plan.owner),
+        WriteFiles(
+            plan.id, plan.directory, plan.hostname, plan.files, plan.shm_size, plan.owner, plan.mount_label
+        ),
     )
 
 

@@ -44,8 +44,6 @@ def check_mounts(mounts: Iterable[api.Mount], host: HostFacts, ids: IdMapping | 
         check_mappings(mount, ids, where)
         if mount.recursive_read_only and not host.recursive_read_only:
             raise FailedPrecondition("the kernel has no recursive read-only mounts (mount_setattr)", object=where)
-        if mount.selinux_relabel and host.selinux:
-            raise not_yet(where, "SELinux labels")
 
 
 def check_destination(path: str, field: str) -> None:

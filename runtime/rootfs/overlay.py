@@ -48,7 +48,10 @@ def mount_root(script: Script, rootfs: Rootfs, user: Slot | None = None) -> Slot
         lower = _idmapped(script, _bounded(rootfs["lowerdirs"]), rootfs["staging"], user)
     upper, work = (_open(script, rootfs[which]) for which in ("upperdir", "workdir"))
     _remove_volatile_mark(script, work)
-    root = _mount(script, rootfs["staging"], lower, f",upperdir={_shown(upper)},workdir={_shown(work)},volatile", 0)
+    label = rootfs.get("label", "")
+    writable = f",upperdir={_shown(upper)},workdir={_shown(work)},volatile"
+    context = f',context="{label}"' if label else ""  # in quotes, for its level may have commas
+    root = _mount(script, rootfs["staging"], lower, writable + context, 0)
     script.close(upper, work)
     return root
 

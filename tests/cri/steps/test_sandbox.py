@@ -7,8 +7,10 @@ import os
 from cri.plan.document import decode
 from cri.plan.sandbox import SandboxPlan
 from cri.steps.files import read_host_file
-from cri.steps.sandbox import BLANK_DONE, plan_blank_steps, plan_steps
+from cri.steps.sandbox import BLANK_DONE, WriteFiles, plan_blank_steps, plan_steps
 from tests.cri.harness import Crisp
+
+LABEL = "system_u:object_r:container_file_t:s0:c1,c2"
 
 
 async def test_every_undo_is_idempotent_applied_or_not(crisp: Crisp) -> None:
@@ -40,6 +42,17 @@ async def test_a_blank_pod_has_the_first_steps_and_undoes_them(crisp: Crisp) -> 
     for step in reversed(steps):
         await step.undo(crisp.host)
     assert id not in crisp.host.pods
+
+
+async def test_a_pods_files_have_its_label(crisp: Crisp) -> None:
+    """The attribute is stored where there is no SELinux, too; a mount's context is not."""
+    sandbox = await crisp.run_pod()
+    path = crisp.host.pod_directory(sandbox)
+    await WriteFiles(sandbox, path, "web", {"hosts": "127.0.0.1 localhost", "resolv.conf": None}, None, 0, LABEL).apply(
+        crisp.host
+    )
+    for name in ("hosts", "resolv.conf"):
+        assert os.getxattr(f"{path}/files/{name}", "security.selinux") == LABEL.encode() + b"\0"
 
 
 async def test_a_host_file_that_is_not_there_is_empty(crisp: Crisp) -> None:

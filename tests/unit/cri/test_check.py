@@ -100,7 +100,7 @@ def test_without_it_no_pod_could_run(subject: str, changes: dict[str, Any]) -> N
         ("AppArmor", Level.FALLBACK, {"apparmor": False}),
         ("AppArmor", Level.MISSING, {"apparmor_parser": ""}),
         ("AppArmor", Level.MISSING, {"apparmor_list": "open: no such file or directory (ENOENT)"}),
-        ("SELinux", Level.MISSING, {"selinux": True}),
+        ("SELinux", Level.FALLBACK, {"selinux": True}),
         ("bridge", Level.MISSING, {"bridge": "operation not supported (EOPNOTSUPP)"}),
         ("veth", Level.MISSING, {"veth": "operation not supported (EOPNOTSUPP)"}),
         ("bandwidth limits", Level.MISSING, {"bandwidth": "this kernel has no ifb"}),

@@ -72,6 +72,16 @@ def test_the_mount_is_volatile_and_ignores_redirects(rootfs: Rootfs) -> None:
     assert "volatile" in options and "redirect_dir=nofollow" in options
 
 
+def test_a_label_is_the_context_of_the_whole_root(rootfs: Rootfs) -> None:
+    """In quotes, for its level has commas. Only a kernel with SELinux takes it."""
+    script = Script()
+    overlay.mount_root(script, Rootfs(**{**rootfs, "label": "u:object_r:t:s0:c1,c2"}))
+    assert b',volatile,context="u:object_r:t:s0:c1,c2",' in script.bytes()
+    plain = Script()
+    overlay.mount_root(plain, rootfs)
+    assert b"context=" not in plain.bytes()
+
+
 def test_a_second_try_after_a_failed_start_can_mount_again(rootfs: Rootfs) -> None:
     for _ in range(2):
         in_mount_namespace(lambda: os.close(mount_root(rootfs)))

@@ -18,12 +18,15 @@ from cri.plan.container import (
     plan_exec,
     plan_log_path,
     plan_pid_mode,
+    rootfs,
     start_request,
 )
 from cri.plan.document import decode, encode
 from cri.plan.facts import DeviceFacts, HostDevice, HostFacts
 from cri.plan.sandbox import SandboxPlan
 from cri.plan.security import Confinement
+from cri.steps.container import plan_create_steps
+from cri.steps.relabel import RelabelVolumes
 from proto import api_pb2 as api
 from runtime.cgroups.devices import ALL_DEVICES, DEFAULT_RULES
 from runtime.errors import FailedPrecondition, InvalidArgument
@@ -199,6 +202,27 @@ def test_profiles_of_the_nodes_are_in_the_document(plan: Planner) -> None:
     assert plan_exec(made, ["ls"], tty=False, n=1).process["apparmorProfile"] == "mine"
     assert decode(encode(made), ContainerPlan) == made
     assert start_request(made, [], [], CgroupDirs(v1=[], v2=None), "/p.bpf", None, 2)["seccomp_flags"] == 2
+
+
+def test_on_a_host_that_enforces_selinux_processes_and_mounts_have_labels(plan: Planner) -> None:
+    text = (
+        "linux { security_context { selinux_options { level: 's0:c1,c2' } } } "
+        "mounts { container_path: '/a' host_path: '/srv/a' selinux_relabel: true } "
+        "mounts { container_path: '/b' host_path: '/srv/b' }"
+    )
+    accepted = plan(text)
+    assert "selinuxLabel" not in accepted.spec["process"] and accepted.relabel == []
+    plan.host = msgspec.structs.replace(plan.host, selinux=True)
+    made = plan(text)
+    file_label = "system_u:object_r:container_file_t:s0:c1,c2"
+    assert made.spec["process"]["selinuxLabel"] == "system_u:system_r:container_t:s0:c1,c2"
+    assert made.spec["linux"]["mountLabel"] == file_label and made.relabel == ["/srv/a"]
+    assert rootfs(made, ["/l"]).get("label") == file_label
+    options = {mount["destination"]: mount["options"] for mount in made.spec["mounts"]}
+    assert options["/dev"][-1] == options["/dev/pts"][-1] == f"context={file_label}"
+    assert not any("context" in option for option in options["/a"] + options["/proc"])
+    assert plan_exec(made, ["ls"], tty=False, n=1).process.get("selinuxLabel") == made.spec["process"]["selinuxLabel"]
+    assert RelabelVolumes(ID, ("/srv/a",), file_label) in plan_create_steps(made)
 
 
 def test_the_bounding_set_is_known_before_the_plan(plan: Planner) -> None:

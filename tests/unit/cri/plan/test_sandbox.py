@@ -157,11 +157,21 @@ def test_the_request_to_the_monitor_carries_the_security_context(host: HostFacts
         "user": {"uid": 7, "gid": 8, "additionalGids": [9]},
         "no_new_privileges": True,
         "apparmor": "",
+        "selinux": "",
         "seccomp": "/cache/p.bpf",
         "seccomp_flags": 4,
         "oom_score_adj": -998,
     }
     assert made.sysctls["kernel.sem"] == "1 2 3 4"
+
+
+def test_on_a_host_that_enforces_selinux_pause_and_the_pods_files_have_labels(host: HostFacts) -> None:
+    text = "linux { security_context { selinux_options { level: 's0:c1' } } }"
+    made = plan(msgspec.structs.replace(host, selinux=True), text)
+    assert made.pause.selinux == "system_u:system_r:container_t:s0:c1"
+    assert made.mount_label == "system_u:object_r:container_file_t:s0:c1"
+    assert sandbox_request(made, CgroupDirs(v1=[], v2=None), None).get("selinux") == made.pause.selinux
+    assert plan(host, text).mount_label == ""
 
 
 def test_profiles_of_the_nodes_are_kept_with_pause(host: HostFacts) -> None:

@@ -15,6 +15,7 @@ from cri.steps.bandwidth import LimitBandwidth
 from cri.steps.codec import AnyStep, decode, encode
 from cri.steps.container import StartInit, plan_create_steps
 from cri.steps.limits import Change, SetContainerLimits, SetOomScore, SetPodLimits
+from cri.steps.relabel import RelabelVolumes
 from cri.steps.sandbox import plan_steps
 from network.bandwidth import Bandwidth
 from proto import api_pb2 as api
@@ -39,6 +40,11 @@ def test_a_containers_birth_survives_the_journal(pod: SandboxPlan, image: ImageC
     config = api.ContainerConfig(command=["\u00fc", "\x7f"])
     plan = plan_container(config, pod, image, user, ContainerIds("c1", "/lib/c1"), host, DeviceFacts())
     steps = (*plan_create_steps(plan), StartInit(pod.id, plan.id, plan.cgroup))
+    assert decode(encode(steps)) == steps
+
+
+def test_labels_of_volumes_survive_the_journal() -> None:
+    steps = (RelabelVolumes("c1", ("/a", "/b"), "u:object_r:t:s0:c1,c2"),)
     assert decode(encode(steps)) == steps
 
 

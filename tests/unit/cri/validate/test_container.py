@@ -290,7 +290,6 @@ def test_a_privileged_container_of_a_privileged_pod_has_no_profiles(pod: Sandbox
     [
         ({"seccomp": False}, CONTEXT % "seccomp {}", "no seccomp filters"),
         ({"apparmor": False}, CONTEXT % "apparmor_profile: 'localhost/p'", "no AppArmor"),
-        ({"selinux": True}, CONTEXT % "selinux_options { type: 't' }", "SELinux labels"),
         ({"recursive_read_only": False}, "", "recursive read-only"),
     ],
 )

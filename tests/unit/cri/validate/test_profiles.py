@@ -51,6 +51,10 @@ def test_what_exists_passes(host: HostFacts, text: str) -> None:
         (f"apparmor_profile: 'localhost/{'p' * 1025}'", InvalidArgument, "names no profile"),
         ("apparmor_profile: 'localhost/p'", FailedPrecondition, "no AppArmor"),
         ("selinux_options { level: 'a\\nb' }", InvalidArgument, "control character"),
+        ("selinux_options { level: 's0\"' }", InvalidArgument, "quote"),
+        ("selinux_options { type: 'a:b' }", InvalidArgument, "more than a user, role or type"),
+        ("selinux_options { user: 'a,b' }", InvalidArgument, "more than a user, role or type"),
+        (f"selinux_options {{ level: '{'s' * 1025}' }}", InvalidArgument, "more than 1024 bytes"),
     ],
 )
 def test_what_does_not_is_refused(host: HostFacts, text: str, fault: type[Fault], words: str) -> None:
@@ -65,7 +69,6 @@ def test_what_does_not_is_refused(host: HostFacts, text: str, fault: type[Fault]
         ({"seccomp": False}, "seccomp {}", "no seccomp filters"),
         ({"seccomp": False}, "seccomp_profile_path: 'docker/default'", "no seccomp filters"),
         ({"seccomp": False}, "seccomp { profile_type: Localhost localhost_ref: '/p' }", "no seccomp filters"),
-        ({"selinux": True}, "selinux_options { type: 't' }", "SELinux labels"),
     ],
 )
 def test_the_host_decides_what_else_is_refused(host: HostFacts, fact: dict[str, bool], text: str, words: str) -> None:
@@ -81,6 +84,11 @@ def test_on_a_host_with_apparmor_profiles_may_be_named(host: HostFacts) -> None:
         "apparmor_profile: 'localhost/p'",
     ):
         check_profiles(container(text), facts, "c")
+
+
+def test_where_selinux_is_enforced_labels_may_be_named(host: HostFacts) -> None:
+    facts = msgspec.structs.replace(host, selinux=True)
+    check_profiles(container("selinux_options { type: 't' level: 's0:c1,c2' }"), facts, "c")
 
 
 def test_nothing_asked_passes_on_every_host(host: HostFacts) -> None:

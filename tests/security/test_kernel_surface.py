@@ -213,6 +213,53 @@ async def test_devices_are_the_default_ones_and_no_others_open(crisp: Attacked) 
     os.close(os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK))  # on the host, where no device cgroup is in the way
 
 
+HARMLESS = next(filter(os.path.exists, ("/dev/fuse", "/dev/loop-control")), "")
+"""A device that no container has by default, and of which nothing comes when it is opened."""
+
+
+@pytest.mark.skipif(not HARMLESS, reason="the host has neither /dev/fuse nor /dev/loop-control")
+@pytest.mark.parametrize("permissions", ["r", "w", "rw", "m", "rwm"])
+async def test_a_device_is_opened_as_its_permissions_say(permissions: str, crisp: Attacked, tmp_path: Path) -> None:
+    """At a path of its own and as one of a folder, in the container and by a node that it makes itself; another
+    device opens in no way. Privileged, the weak variant, it opens whatever it was asked for."""
+    node = tmp_path / "folder" / "log"
+    node.parent.mkdir()
+    major, minor = divmod(os.stat(HARMLESS).st_rdev, 256)
+    os.mknod(node, 0o020666, os.makedev(major, minor))
+    node.chmod(0o664)
+    tries = "(: <{0}) && echo {1}r; (: >>{0}) && echo {1}w"
+    script = "; ".join(
+        (
+            "stat -c '%t:%T %a' /dev/one /dev/some/log",
+            tries.format("/dev/one", "one "),
+            tries.format("/dev/some/log", "some "),
+            f"mknod /tmp/own c {major} {minor} && " + tries.format("/tmp/own", "own "),
+            "mknod /tmp/mem c 1 1 && " + tries.format("/tmp/mem", "mem "),
+        )
+    )
+    for privileged in (False, True):
+        pod = crisp.pod()
+        pod.linux.security_context.privileged = privileged
+        config = crisp.attacker("sh", "-c", f"exec 2>/dev/null; {script}")
+        config.linux.security_context.privileged = privileged
+        for host, inside in ((node, "/dev/one"), (node.parent, "/dev/some")):
+            config.devices.append(api.Device(host_path=str(host), container_path=inside, permissions=permissions))
+        said = await crisp.output(await crisp.run_pod(pod), config)
+        allowed = [each for each in "rw" if privileged or each in permissions]
+        opened = [f"{name} {each}" for name in ("one", "some", "own") for each in allowed]
+        assert said[:2] == [f"{major:x}:{minor:x} 664"] * 2
+        assert [line for line in said[2:] if not line.startswith("mem")] == opened
+        assert privileged or not any(line.startswith("mem") for line in said)
+
+
+async def test_a_device_that_is_not_there_fails_the_creation(crisp: Attacked, tmp_path: Path) -> None:
+    pod = await crisp.run_pod()
+    for place in (tmp_path / "none", tmp_path):
+        config = crisp.attacker("sleep", "1")
+        config.devices.append(api.Device(host_path=str(place), container_path="/dev/x", permissions="r"))
+        await refused(crisp.create(pod, config), Code.FAILED_PRECONDITION, f"{place}: no device there")
+
+
 async def test_the_null_device_of_the_host_keeps_its_mode_and_owner(crisp: Attacked) -> None:
     """A container of root reaches no inode of the host's: not by the standard input of itself or a command, not by
     what masks a file. By a bind of it, the weak variant, the same calls do change one (here a node of the test's)."""

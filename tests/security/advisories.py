@@ -161,10 +161,14 @@ LIST = [
       "firewall::a_pod_never_reaches_what_the_node_serves_on_its_loopback_alone"),
     A("2017-1002101 2021-25741", "a volume's source is exchanged",
       "volumes::a_source_that_was_looked_at_is_mounted_as_what_it_became",
-      "volumes::a_source_that_is_exchanged_is_mounted_as_it_was_found"),
+      "volumes::a_source_that_is_exchanged_is_mounted_as_it_was_found "
+      "image_volumes::a_sub_path_that_is_a_link_leads_no_further_than_the_image "
+      "image_volumes::a_sub_path_that_is_no_path_is_refused"),
     A("2023-2431", "no profile where one was asked for",
       "kernel_surface::without_its_program_a_profile_refuses_the_start",
       "kernel_surface::without_its_program_a_profile_refuses_the_start kernel_surface::a_profile_is_never_left_out "
+      "profiles::a_profile_that_changes_after_the_creation_changes_nothing "
+      "profiles::a_bad_profile_is_refused_and_never_left_out "
       "bad_input::a_bad_pod_is_refused"),
     A("2020-8557", "what a container writes to files of the runtime is not counted",
       "bounds::what_is_written_to_files_of_the_pod_is_counted",

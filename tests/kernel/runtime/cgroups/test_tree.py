@@ -238,3 +238,33 @@ def test_what_cannot_be_removed_for_another_reason_is_a_fault(tmp_path: Path) ->
 def test_on_a_hybrid_host_the_v1_trees_decide_whether_it_exists(path: str) -> None:
     os.mkdir(f"{LAYOUT.v2}{path}")
     assert not tree.exists(LAYOUT, path)
+
+
+@pytest.mark.skipif(LAYOUT.v2 is None, reason="no cgroup v2 tree")
+def test_whom_a_cgroup_is_delegated_to_owns_what_divides_it_and_no_limit(path: str) -> None:
+    tree.create(LAYOUT, path, "container")
+    tree.delegate(LAYOUT, path, 5000)
+    folder = Path(f"{LAYOUT.v2}{path}")
+    owned = {entry.name for entry in folder.iterdir() if entry.stat().st_uid == 5000}
+    assert (
+        {"cgroup.procs", "cgroup.subtree_control"} <= owned == owned & set(Path(tree.DELEGATABLE).read_text().split())
+    )
+    assert folder.stat().st_uid == 5000 and folder.stat().st_gid == 0
+
+
+@needs_v1
+def test_without_v2_nothing_is_delegated(path: str) -> None:
+    tree.create(LAYOUT, path, "container")
+    tree.delegate(replace(LAYOUT, v2=None), path, 5000)
+    assert all(os.stat(directory).st_uid == 0 for directory in everywhere(path))
+
+
+def test_a_cgroup_that_is_gone_is_delegated_to_nobody(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree.delegate(LAYOUT, path, 5000)
+    monkeypatch.setattr(os, "chown", refuse)
+    with pytest.raises(HostFault, match=r"delegate the cgroup: .*EPERM"):
+        tree.delegate(replace(LAYOUT, v2="/sys/fs/cgroup"), path, 5000)
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise PermissionError(errno.EPERM, "no")

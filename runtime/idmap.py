@@ -1,8 +1,7 @@
-"""Whether this host has user namespaces for pods, and which file systems can be idmapped, found out by doing it.
+"""Whether this host has user namespaces for pods, found out by making one.
 
-``cri.assembly`` and ``cri.probes`` ask for the host, ``cri.idmapped`` for the mounts of a
-container. The calls are those that pods are made of (``runtime.user_namespace``,
-``runtime.rootfs.overlay``), by processes that end at once; what is idmapped is mounted nowhere.
+``cri.assembly`` and ``cri.probes`` ask. The calls are those that pods are made of
+(``runtime.user_namespace``, ``runtime.rootfs.overlay``), by processes that end at once.
 
 Invariant: nothing that is made here outlives the call, but for what it returns.
 """
@@ -11,18 +10,16 @@ from __future__ import annotations
 
 import array
 import contextlib
-import errno
 import os
-import re
 import shutil
 import socket
 import tempfile
 from collections.abc import Sequence
 
 from runtime import user_namespace
-from runtime.errors import Fault, HostFault
-from runtime.linux import mount, trees
-from runtime.linux.libc import AT_FDCWD, AT_RECURSIVE, SyscallError
+from runtime.errors import Fault
+from runtime.linux import trees
+from runtime.linux.libc import AT_FDCWD
 from runtime.linux.script import Script
 from runtime.linux.spawn import failure, spawn
 from runtime.program import LAUNCH, open_program
@@ -31,7 +28,6 @@ from runtime.spec import IdMapping, Rootfs
 
 _ANY_IDS: IdMapping = {"host": 65536, "size": 65536}
 _SECONDS = 10.0
-_ESCAPED = re.compile(r"\\([0-7]{3})")
 
 
 def why_no_user_namespaces(folder: str) -> str:
@@ -123,63 +119,3 @@ def _listen(script: Script, report: socket.socket) -> list[int]:
             os.close(descriptor)
         raise script.fault(*failed)
     return handed
-
-
-def find_refusal(user: int, path: str) -> str:
-    """Which mount at or below ``path`` cannot be idmapped by the namespace ``user``, and its type; "" for none.
-
-    What is missing of ``path`` would be made on the mount of its deepest directory.
-
-    Raises:
-        OSError: it cannot be looked at.
-    """
-    while not os.path.lexists(path):
-        path = os.path.dirname(path.rstrip("/")) or "/"
-    if _can_be_idmapped(user, path, AT_RECURSIVE):
-        return ""
-    inner, place = os.path.realpath(path), _mount_of(path)
-    for at, kind in [place, *((at, kind) for at, kind in _mounts() if at.startswith(f"{inner.rstrip('/')}/"))]:
-        if not _can_be_idmapped(user, path if at == place[0] else at, 0):
-            return f"{at} is {kind}"
-    return f"{path} is idmapped already"
-
-
-def _can_be_idmapped(user: int, path: str, flags: int) -> bool:
-    tree = mount.open_tree(AT_FDCWD, path, mount.OPEN_TREE_CLONE | flags)
-    try:
-        mount.mount_setattr(tree, recursive=bool(flags), user=user)
-    except SyscallError as error:
-        if error.errno == errno.EINVAL:
-            return False
-        raise
-    finally:
-        os.close(tree)
-    return True
-
-
-def _mount_of(path: str) -> tuple[str, str]:
-    """Where the mount that ``path`` is on is mounted, and its type."""
-    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    try:
-        with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as file:
-            number = next(line.split()[1] for line in file if line.startswith("mnt_id:"))
-    finally:
-        os.close(fd)
-    for fields in _mountinfo():
-        if fields[0] == number:
-            return _place_of(fields)
-    raise HostFault("is on no mount of this namespace", step="look at a mount", object=path)
-
-
-def _mounts() -> list[tuple[str, str]]:
-    return [_place_of(fields) for fields in _mountinfo()]
-
-
-def _mountinfo() -> list[list[str]]:
-    """proc_pid_mountinfo(5)."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        return [line.split() for line in file]
-
-
-def _place_of(fields: list[str]) -> tuple[str, str]:
-    return _ESCAPED.sub(lambda found: chr(int(found[1], 8)), fields[4]), fields[fields.index("-") + 1]

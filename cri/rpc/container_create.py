@@ -46,7 +46,7 @@ async def create_container(
     sandbox = host.store.sandboxes.get(request.pod_sandbox_id)
     validate_create_container(request, pod_facts(host, sandbox), host.facts)
     check_propagation(request.config)
-    await check_idmapped(request.config, decode(sandbox.plan, SandboxPlan))
+    await check_idmapped(host, request.config, decode(sandbox.plan, SandboxPlan))
     context_ = request.config.linux.security_context
     confinement = await confine(host, context_, plan_bounding(context_, host.facts))
     meta = request.config.metadata

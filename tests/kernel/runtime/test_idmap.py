@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from runtime import idmap
-from runtime.channel import close_all
 from runtime.errors import HostFault
 from runtime.linux import mount
 from tests.kernel.runtime.launched import needs_launch
@@ -48,28 +47,3 @@ def test_one_on_whose_it_cannot_is_told_why(tmp_path: Path) -> None:
     said = in_mount_namespace(work)
     assert "mount an idmapped overlay" in said and "cannot be idmapped" in said
     assert idmap.why_no_user_namespaces("/nowhere") == "/nowhere: no such file or directory"
-
-
-def test_the_mount_that_cannot_be_idmapped_is_named_with_its_type(tmp_path: Path) -> None:
-    inner = tmp_path / "a b" / "proc"
-    inner.mkdir(parents=True)
-    user = idmap.make_user_namespace({"host": 1234, "size": 10})
-
-    def work() -> list[str]:
-        found = [idmap.find_refusal(user, os.fspath(tmp_path))]
-        mount.mount("tmpfs", os.fspath(tmp_path / "a b"), "tmpfs", 0, "size=64k")
-        inner.mkdir()
-        found.append(idmap.find_refusal(user, os.fspath(tmp_path)))
-        mount.mount("proc", os.fspath(inner), "proc", 0)
-        return [*found, *(idmap.find_refusal(user, os.fspath(path)) for path in (tmp_path, inner / "self"))]
-
-    assert in_mount_namespace(work) == ["", "", f"{inner} is proc", f"{inner} is proc"]
-    assert idmap.find_refusal(user, "/proc/sys") == "/proc is proc"
-    close_all([user])
-
-
-def test_what_does_not_exist_would_be_made_on_the_mount_of_its_deepest_directory(tmp_path: Path) -> None:
-    user = idmap.make_user_namespace({"host": 1234, "size": 10})
-    assert idmap.find_refusal(user, os.fspath(tmp_path / "not" / "yet")) == ""
-    assert idmap.find_refusal(user, "/proc/not/there") == "/proc is proc"
-    close_all([user])

@@ -21,7 +21,7 @@ from proto import api_pb2 as api
 from runtime.errors import FailedPrecondition, Fault
 
 MOUNT_FAILED = "ImageVolumeMountFailed"
-"""The word by which kubelet's users know why a pod waits (k8s.io/cri-api/pkg/errors)."""
+"""With this word a message begins by which kubelet counts such failures (k8s.io/cri-api/pkg/errors)."""
 
 
 @contextlib.asynccontextmanager
@@ -36,9 +36,9 @@ async def held_images(host: Host, config: api.ContainerConfig, sandbox_id: str) 
         found = []
         for n, mount in enumerate(config.mounts):
             if mount.HasField("image"):
-                image = host.images.require(mount.image, f"config.mounts[{n}].image")
-                held.enter_context(host.images.hold(image.record))
                 try:
+                    image = host.images.require(mount.image, f"config.mounts[{n}].image")
+                    held.enter_context(host.images.hold(image.record))
                     found.append(await find_volume(host, mount, image, sandbox_id))
                 except Fault as fault:
                     fault.step = MOUNT_FAILED

@@ -22,7 +22,7 @@ def check_propagation(config: api.ContainerConfig) -> None:
             one that is to follow the host is on neither a shared nor a slave one.
     """
     for n, mount in enumerate(config.mounts):
-        if mount.propagation == api.PROPAGATION_PRIVATE:
+        if mount.propagation == api.PROPAGATION_PRIVATE or mount.HasField("image"):
             continue
         found = read_propagation(mount.host_path)
         both = mount.propagation == api.PROPAGATION_BIDIRECTIONAL

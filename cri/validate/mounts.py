@@ -85,8 +85,8 @@ def check_image_mount(mount: api.Mount, field: str) -> None:
         raise refuse(f"{field}.host_path", "must be empty with an image")
     if not mount.readonly:
         raise refuse(f"{field}.readonly", "must be set with an image")
-    if mount.propagation != api.PROPAGATION_PRIVATE:
-        raise refuse(f"{field}.propagation", "must be private with an image")
+    if mount.propagation == api.PROPAGATION_BIDIRECTIONAL:  # from the host there is nothing to come
+        raise refuse(f"{field}.propagation", "must not be bidirectional with an image")
     if mount.image_sub_path:
         check_path(f"/{mount.image_sub_path}", f"{field}.image_sub_path")
 

@@ -123,7 +123,8 @@ async def test_what_an_image_does_not_have_fails_the_creation_and_leaves_nothing
     )
     assert list(crisp.host.store.containers_of(sandbox)) == []
     code, words = await refused(crisp, volume("crisp.local/never:1"), sandbox)
-    assert code is grpc.StatusCode.NOT_FOUND and "crisp.local/never:1" in words
+    assert code is grpc.StatusCode.NOT_FOUND
+    assert words.startswith(f"{MOUNT_FAILED}: image crisp.local/never:1")
     code, words = await refused(crisp, api.Mount(container_path="/v", image=api.ImageSpec(image=name)), sandbox)
     assert code is grpc.StatusCode.INVALID_ARGUMENT and "readonly" in words
     await crisp.create(sandbox, crisp.container(mounts=[volume(name)]))
@@ -147,6 +148,17 @@ async def test_the_status_names_the_image_by_its_id(crisp: Crisp) -> None:
     assert [first.image.image_ref, second.image.image_ref] == [record.id for record in found if record]
     assert (first.image.image, first.image.user_specified_image) == (name, "as written")
     assert (first.container_path, first.image_sub_path, first.readonly) == ("/a", "weights", True)
+
+
+async def test_kubelet_finds_an_image_in_use(crisp: Crisp) -> None:
+    """It names images as ListImages does, and collects none that a container's status has among its mounts."""
+    name = await model(crisp)
+    listed = (await crisp.images.ListImages(api.ListImagesRequest())).images
+    (asked,) = [image.id for image in listed if name in image.repo_tags]
+    mount = volume(asked, recursive_read_only=True)
+    id = await crisp.run(await crisp.run_pod(), crisp.container(mounts=[mount, volume(asked, "/b", propagation=1)]))
+    assert {each.image.image for each in (await crisp.status(id)).mounts} == {asked}
+    assert (await crisp.exec(id, "cat", "/volume/weights/one")).stdout.decode() == f"one of {name}"
 
 
 async def test_containers_of_pods_share_an_image_and_may_have_several(crisp: Crisp) -> None:

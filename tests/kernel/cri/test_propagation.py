@@ -59,3 +59,10 @@ def test_what_is_missing_counts_as_its_deepest_directory(place: Path) -> None:
     (place / "file").touch()
     assert read_propagation(f"{place}/none/of/these/") == {"shared"}
     assert read_propagation(f"{place}/file") == {"shared"}
+
+
+def test_an_image_is_on_no_mount_of_the_host() -> None:
+    mount = api.Mount(
+        container_path="/a", image=api.ImageSpec(image="i"), propagation=api.PROPAGATION_HOST_TO_CONTAINER
+    )
+    check_propagation(api.ContainerConfig(mounts=[mount]))

@@ -62,14 +62,17 @@ def image(**changes: object) -> api.Mount:
 
 @pytest.mark.parametrize("path", ["", "etc", "/etc", "a/b/", "..a"])
 def test_a_good_image_mount_passes(host: HostFacts, path: str) -> None:
-    check_mounts([image(readonly=True, image_sub_path=path, mount_options=["noexec"])], host, None, "m")
+    slave = api.PROPAGATION_HOST_TO_CONTAINER
+    check_mounts(
+        [image(readonly=True, image_sub_path=path, mount_options=["noexec"], propagation=slave)], host, None, "m"
+    )
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({}, "m[0].readonly: must be set with an image"),
-        ({"readonly": True, "propagation": api.PROPAGATION_HOST_TO_CONTAINER}, "must be private with an image"),
+        ({"readonly": True, "propagation": api.PROPAGATION_BIDIRECTIONAL}, "must not be bidirectional"),
         ({"readonly": True, "image_sub_path": "a/../b"}, "m[0].image_sub_path: must not have '..'"),
         ({"readonly": True, "image_sub_path": "a\0"}, "m[0].image_sub_path"),
         ({"readonly": True, "mount_options": ["remount"]}, "not 'remount'"),

@@ -70,7 +70,8 @@ def find_in_root(root: int, path: str) -> Found:
     except SyscallError as error:
         if error.errno not in _NOT_THERE:
             raise
-        raise FailedPrecondition("is not in the image", object=path) from error
+        why = os.strerror(error.errno).lower()
+        raise FailedPrecondition(f"is not in the image: {why}", object=path) from error
     try:
         mode = os.fstat(fd).st_mode
     finally:

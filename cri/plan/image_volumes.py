@@ -29,7 +29,7 @@ class ImageVolume(msgspec.Struct, frozen=True):
 
 
 def plan_sub_path(path: str) -> str:
-    """``image_sub_path``, which has no "..", as it counts from the image's root; empty for the root."""
+    """``image_sub_path``, which is relative and has no "..", without what means nothing; empty for the image's root."""
     return clean(f"/{path}").strip("/")
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from cri.plan.facts import HostFacts
 from cri.plan.mounts import PROPAGATION
 from cri.plan.paths import clean, is_below
-from cri.validate.text import check_path, not_yet, refuse, show
+from cri.validate.text import check_path, check_relative, not_yet, refuse, show
 from proto import api_pb2 as api
 from runtime.errors import FailedPrecondition
 from runtime.spec import IdMapping
@@ -87,8 +87,7 @@ def check_image_mount(mount: api.Mount, field: str) -> None:
         raise refuse(f"{field}.readonly", "must be set with an image")
     if mount.propagation == api.PROPAGATION_BIDIRECTIONAL:  # from the host there is nothing to come
         raise refuse(f"{field}.propagation", "must not be bidirectional with an image")
-    if mount.image_sub_path:
-        check_path(f"/{mount.image_sub_path}", f"{field}.image_sub_path")
+    check_relative(mount.image_sub_path, f"{field}.image_sub_path")
 
 
 def check_devices(config: api.ContainerConfig, field: str) -> None:

@@ -60,7 +60,7 @@ def image(**changes: object) -> api.Mount:
     return api.Mount(container_path="/c", image=api.ImageSpec(image="i"), **changes)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("path", ["", "etc", "/etc", "a/b/", "..a"])
+@pytest.mark.parametrize("path", ["", "etc", "./etc", "a/b/", "..a"])
 def test_a_good_image_mount_passes(host: HostFacts, path: str) -> None:
     slave = api.PROPAGATION_HOST_TO_CONTAINER
     check_mounts(
@@ -75,6 +75,7 @@ def test_a_good_image_mount_passes(host: HostFacts, path: str) -> None:
         ({"readonly": True, "propagation": api.PROPAGATION_BIDIRECTIONAL}, "must not be bidirectional"),
         ({"readonly": True, "image_sub_path": "a/../b"}, "m[0].image_sub_path: must not have '..'"),
         ({"readonly": True, "image_sub_path": "a\0"}, "m[0].image_sub_path"),
+        ({"readonly": True, "image_sub_path": "/etc"}, "m[0].image_sub_path: must be a relative path"),
         ({"readonly": True, "mount_options": ["remount"]}, "not 'remount'"),
     ],
 )

@@ -122,9 +122,10 @@ class Service(Daemon):
 
 
 def cgroup_of(container: str) -> Path:
-    """The container's directory in the one tree."""
-    (found,) = CGROUPS.glob(f"*/*/{container}")
-    return found
+    """The container's directory in the one tree, under either driver."""
+    found = [*CGROUPS.glob(f"*/*/{container}"), *CGROUPS.glob(f"*.slice/**/crisp-*-{container}.scope/container")]
+    assert len(found) == 1
+    return found[0]
 
 
 def read(container: str, file: str) -> str:

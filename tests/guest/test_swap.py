@@ -17,7 +17,7 @@ DISK = "LABEL=swap"
 
 @pytest.fixture(autouse=True, scope="module")
 def swap(service: Service) -> Iterator[None]:
-    """The daemon learns at its start whether there is any; these tests are the last of its."""
+    """The daemon learns at its start whether there is any. Those that come after these tests restart it, too."""
     subprocess.run(["swapon", DISK], check=True)
     service.restart()
     yield

@@ -293,9 +293,7 @@ def plan_steps(plan: SandboxPlan) -> tuple[SandboxStep, ...]:
         *((PinProcesses(plan.id, plan.directory, ("pid",)),) if "pid" in plan.namespaces else ()),
         AttachNetwork(plan.id, maker(plan)),
         *((LimitBandwidth(plan.id, plan.bandwidth),) if plan.bandwidth else ()),
-        WriteFiles(
-            plan.id, plan.directory, plan.hostname, plan.files, plan.shm_size, plan.owner, plan.mount_label
-        ),
+        WriteFiles(plan.id, plan.directory, plan.hostname, plan.files, plan.shm_size, plan.owner, plan.mount_label),
     )
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from tests import golang
 from tests.conformance import critest
+from tests.conformance.critest_report import replace_section
 from tests.guest import image, recipe
 from tests.guest.machine import Machine, MachineFault, booted
 
@@ -44,6 +45,8 @@ SPECS = "Container OOM|AppArmor|NamespaceOption|UserNamespaces|metrics operation
 """Of critest, as ginkgo takes them: resources, security and figures, which depend on cgroups and AppArmor. One by
 one, for those on AppArmor load and unload the same profiles. Under the systemd driver, which the service has
 after its tests."""
+
+DOCUMENT = recipe.ROOT / "docs/conformance.md"
 
 USE_SYSTEMD = (
     "mkdir -p /etc/crisp && printf '[cgroup]\\ndriver = \"systemd\"\\n' >/etc/crisp/config.toml && "
@@ -131,14 +134,23 @@ def run_shell(machine: Machine, command: str) -> int:
 
 
 def run_critest(machine: Machine, programs: Path | None) -> int:
+    """What became of the specs stands in ``DOCUMENT`` afterwards, beside what other hosts have found."""
     if programs is None:
         return 0
-    began = time.monotonic()
-    place = f"{recipe.PLACES['sources']}/{programs.name}"
-    options = (
-        f"--from {place} --endpoint unix:///run/crisp/crisp.sock --focus '{SPECS}' --nodes 1 --seconds {SECONDS:.0f}"
-    )
-    status = run_shell(machine, f"cd {recipe.PLACES['sources']} && python -m tests.conformance.critest {options}")
+    began, told = time.monotonic(), list[str]()
+    options = {
+        "from": f"{recipe.PLACES['sources']}/{programs.name}",
+        "endpoint": "unix:///run/crisp/crisp.sock",
+        "focus": f"'{SPECS}'",
+        "nodes": "1",
+        "seconds": f"{SECONDS:.0f}",
+        "document": "/run/conformance.md",
+    }
+    words = " ".join(f"--{name} {value}" for name, value in options.items())
+    status = run_shell(machine, f"cd {recipe.PLACES['sources']} && python -m tests.conformance.critest {words}")
+    if machine.run(["cat", options["document"]], 60, told.append) == 0:
+        _, heading, section = "".join(told).partition("## ")
+        DOCUMENT.write_text(replace_section(DOCUMENT.read_text() if DOCUMENT.exists() else "", heading + section))
     say(f"critest: {time.monotonic() - began:.0f} s, status {status}")
     return status
 

@@ -47,6 +47,7 @@ LIST = [
     A("2016-9962", "a joining process can be traced, and shows its descriptors",
       "descriptors::a_process_that_joins_carelessly_shows_the_host",
       "descriptors::a_command_that_joins_cannot_be_looked_into descriptors::pause_shows_nothing "
+      "user_namespaces::a_process_that_joins_a_user_namespace_cannot_be_looked_into "
       "kernel_surface::a_process_cannot_leave_by_tracing"),
     A("2019-5736", "the runtime's program is overwritten by /proc/self/exe",
       "host_programs::a_plain_program_of_the_host_is_overwritten_by_its_interpreter_line",
@@ -182,7 +183,7 @@ LIST = [
       "spdy::a_flood_of_resets_ends_the_session headers::a_bomb_is_refused_before_it_expands"),
     A("2022-0492 2026-31431", "what the kernel would let a container do",
       "kernel_surface::default_profile_refuses_what_leads_out",
-      "kernel_surface::default_profile_refuses_what_leads_out "
+      "kernel_surface::default_profile_refuses_what_leads_out user_namespaces::all_capabilities_are_of_the_pod_alone "
       "control_groups::control_groups_cannot_be_changed_from_inside"),
     A("2024-12718 2025-8194 2026-4360 2026-11940", "further ways to lead Python's tarfile astray",
       none="no archive is extracted by the standard library: a linter and tests/unit/test_tree.py forbid it"),

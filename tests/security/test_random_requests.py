@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.leaks("modul
 
 ASKED = os.environ.get("CRISP_RANDOM_REQUESTS", "")
 RANDOMLY = settings(
-    max_examples=int(ASKED or 400),
+    max_examples=int(ASKED or 300),
     derandomize=not ASKED,
     database=None,
     deadline=None,

@@ -164,7 +164,8 @@ LIST = [
       "volumes::a_source_that_was_looked_at_is_mounted_as_what_it_became",
       "volumes::a_source_that_is_exchanged_is_mounted_as_it_was_found "
       "image_volumes::a_sub_path_that_is_a_link_leads_no_further_than_the_image "
-      "image_volumes::a_sub_path_that_is_no_path_is_refused"),
+      "image_volumes::a_sub_path_that_is_no_path_is_refused "
+      "state_privacy::a_directory_of_logs_that_is_exchanged_all_the_time_leads_nowhere"),
     A("2023-2431", "no profile where one was asked for",
       "kernel_surface::without_its_program_a_profile_refuses_the_start",
       "kernel_surface::without_its_program_a_profile_refuses_the_start kernel_surface::a_profile_is_never_left_out "

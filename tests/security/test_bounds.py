@@ -103,6 +103,39 @@ async def test_clients_that_leave_leave_nothing(crisp: Attacked) -> None:
     await crisp.until(lambda: len(asyncio.all_tasks()) <= tasks and len(open_descriptors()) <= fds + 1, 20)
 
 
+HOLD = """
+for one in /proc/[0-9]*; do
+    if tr '\\0' ' ' < $one/cmdline | grep -q 'sleep 1234'; then exec 7>$one/fd/1 && echo held; break; fi
+done
+sleep 1000
+"""
+
+
+async def test_a_neighbour_that_holds_a_pipe_does_not_hold_up_an_end(crisp: Attacked) -> None:
+    """CVE-2022-23471's neighbours: a container of the same pod keeps the other's output open. Who waits for the
+    output's end, the weak variant, waits for the neighbour; here the exit is told, and the container removed."""
+    near, far = os.pipe()
+    with subprocess.Popen(["sleep", "100"], stdout=far) as neighbour:
+        os.close(far)
+        os.set_blocking(near, False)
+        with pytest.raises(BlockingIOError):
+            os.read(near, 1)
+        neighbour.kill()
+    os.close(near)
+    config = crisp.pod()
+    config.linux.security_context.namespace_options.pid = api.POD
+    pod, ids = await crisp.run_pod(config), []
+    for script in ("sleep 1234", HOLD):
+        container = crisp.attacker("sh", "-c", script)
+        container.linux.security_context.namespace_options.pid = api.POD
+        ids.append(await crisp.run(pod, container))
+    await crisp.until(lambda: crisp.log(ids[1]) == "held")
+    async with asyncio.timeout(10):
+        await crisp.runtime.StopContainer(api.StopContainerRequest(container_id=ids[0], timeout=0))
+        assert (await crisp.wait_exit(ids[0])).exit_code == 137
+        await crisp.runtime.RemoveContainer(api.RemoveContainerRequest(container_id=ids[0]))
+
+
 async def test_a_flood_of_lines_is_bounded_by_its_log(crisp: Attacked) -> None:
     """CVE-2022-1708 by way of the log: a line without an end, and bytes that are no text; the monitor stays small."""
     pod = await crisp.run_pod()

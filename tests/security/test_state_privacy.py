@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import socket
@@ -11,6 +12,7 @@ from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
+import grpc.aio
 import pytest
 
 from cri.assembly import make_directory
@@ -134,6 +136,45 @@ async def test_a_log_is_never_written_below_a_link(crisp: Attacked, tmp_path: Pa
     id = await crisp.create(pod, crisp.attacker("echo", "hello", log_path="main/0.log"))
     await refused(start_of(crisp, id), Code.INVALID_ARGUMENT, "open the log.*ELOOP")
     assert os.listdir(tmp_path) == []
+
+
+async def test_a_directory_of_logs_that_is_exchanged_all_the_time_leads_nowhere(
+    crisp: Attacked, tmp_path: Path
+) -> None:
+    """CVE-2021-25741 by way of the logs: a pod that may write to its log directory exchanges a part of it for a link,
+    in a loop of renameat2(2), while containers start. What is checked and then opened by its path, the weak variant,
+    is behind the link."""
+    victim, logs = tmp_path / "victim", tmp_path / "logs"
+    victim.mkdir()
+    (logs / "a").mkdir(parents=True)
+    (logs / "b").symlink_to(victim)
+    assert not (logs / "a").is_symlink()
+    (logs / "a").rename(logs / "c")
+    (logs / "b").rename(logs / "a")
+    (logs / "a/0.log").write_text("hello\n")
+    assert os.listdir(victim) == ["0.log"]
+    (victim / "0.log").unlink()
+    (logs / "a").rename(logs / "b")
+    (logs / "c").rename(logs / "a")
+
+    pod = await crisp.run_pod(crisp.pod(log_directory=str(logs)))
+    racer = crisp.attacker("sleep", "1000", log_path="racer.log")
+    racer.mounts.append(api.Mount(container_path="/logs", host_path=str(logs)))
+    swaps, racing = ("probe", "swap", "/logs/a", "/logs/b", "2"), await crisp.run(pod, racer)
+    outcomes = {True: 0, False: 0}
+    while not all(outcomes.values()):
+        race = asyncio.create_task(crisp.say(racing, *swaps))
+        while not race.done():
+            id = await crisp.create(pod, crisp.attacker("echo", "hello", log_path=f"a/{sum(outcomes.values())}.log"))
+            try:
+                await start_of(crisp, id)
+            except grpc.aio.AioRpcError as error:
+                assert error.code() is Code.INVALID_ARGUMENT, error.details()
+                outcomes[False] += 1
+            else:
+                outcomes[True] += 1
+        assert int(await race) > 1000
+    assert os.listdir(victim) == []
 
 
 async def test_an_id_is_no_path(crisp: Attacked, tmp_path: Path) -> None:

@@ -100,9 +100,12 @@ def _enter_user_namespace(
     script: Script, request: StartRequest, opened: compose.HostSide, joined: frozenset[str]
 ) -> Slot:
     """The root, made by the host's root, and attached by that of the user namespace."""
-    user = script.given["user"]
+    user, ids = script.given["user"], mapping_of(request["spec"]["linux"])
+    if ids is None:
+        raise StartRefused("a user namespace without a mapping")
     with trees.in_mount_namespace_aside(script):
         compose.open_images(script, request, opened, user)
+        compose.make_nodes(script, request, opened, ids)
         with script.step("mount the root filesystem"):
             root = overlay.make_detached(script, request["rootfs"], user)
     with script.step("enter the namespaces"):

@@ -74,9 +74,6 @@ def open_mounts(script: Script, request: StartRequest, user: Slot | None = None)
         elif opened.is_dev and ids is not None:
             opened.tree = _make_dev(script, opened, spec["linux"]["devices"], ids)
         side.mounts.append(opened)
-    if ids is not None:
-        owned = devices.plan_owned(devices.plan_devices(spec["linux"]["devices"]), ids)
-        side.nodes = devices.make_elsewhere(script, owned)
     return side
 
 
@@ -90,6 +87,15 @@ def open_images(script: Script, request: StartRequest, side: HostSide, user: Slo
             destination = each.entry["destination"]
             with script.step("mount the image", destination):
                 each.tree = image_volumes.open_image(script, images[destination], staging, each.options, user)
+
+
+def make_nodes(script: Script, request: StartRequest, side: HostSide, ids: IdMapping) -> None:
+    """Make the devices elsewhere than in /dev for a container with a user namespace, as and where ``open_images``
+    opens its images."""
+    linux = request["spec"]["linux"]
+    with script.step("make the devices"):
+        owned = devices.plan_owned(devices.plan_devices(linux["devices"]), ids)
+        side.nodes = devices.make_elsewhere(script, owned, request["rootfs"]["staging"])
 
 
 def _make_dev(script: Script, opened: Opened, extra: list[Device], ids: IdMapping) -> Slot:

@@ -20,7 +20,7 @@ from runtime.child import S_IFMT, device_number, file_type, look_at
 from runtime.child import device as numbers
 from runtime.errors import HostFault, StartRefused
 from runtime.linux import mount, trees
-from runtime.linux.libc import AT_SYMLINK_NOFOLLOW
+from runtime.linux.libc import AT_FDCWD, AT_SYMLINK_NOFOLLOW
 from runtime.linux.script import Label, Script, Slot
 from runtime.rootfs.resolve import make_dirs_in_root
 from runtime.spec import Device, IdMapping, to_host
@@ -104,19 +104,26 @@ def make_directories(script: Script, dev: Slot, devices: list[Device], ids: IdMa
         script.call("fchownat", dev, folder, ids["host"], ids["host"], AT_SYMLINK_NOFOLLOW, object=f"/dev/{folder}")
 
 
-def make_elsewhere(script: Script, devices: list[Device]) -> list[tuple[str, Slot]]:
-    """Those of ``devices`` that are not below /dev: for each its path, and a tree to be mounted there."""
+def make_elsewhere(script: Script, devices: list[Device], staging: str) -> list[tuple[str, Slot]]:
+    """Those of ``devices`` that are not below /dev: for each its path, and a tree to be mounted there.
+
+    For a process with a mount namespace of its own: they are made on ``staging``, an empty directory, as before
+    Linux 6.15 there is no copy of what is mounted nowhere.
+    """
     others = [each for each in devices if not each["path"].startswith("/dev/")]
     if not others:
         return []
     room = trees.create(script, "tmpfs", ("mode=755", "size=64k"))
+    target = script.opened("openat", AT_FDCWD, staging, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, 0, object=staging)
+    trees.move_mount(script, room, target, staging)
     found = []
     for number, each in enumerate(others):
         make_device(script, room, str(number), each)
         node = script.opened("openat", room, str(number), os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, 0)
         found.append((each["path"], trees.open_tree(script, node, "", mount.OPEN_TREE_CLONE)))
         script.close(node)
-    script.close(room)
+    script.close(room, target)
+    script.call("umount2", staging, mount.MNT_DETACH, object=staging)
     return found
 
 

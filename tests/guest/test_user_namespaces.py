@@ -8,6 +8,7 @@ import pytest
 
 from proto import api_pb2 as api
 from runtime.cgroups.tree import DELEGATABLE
+from runtime.lsm.apparmor_profile import NAME
 from tests.guest.service import Service, cgroup_of
 
 HOST = 500_000
@@ -62,6 +63,18 @@ def test_a_privileged_root_may_divide_its_cgroup_and_not_change_its_limits(crisp
     listed = {name for name in Path(DELEGATABLE).read_text().split() if (folder / name).exists()}
     owned = {path.name for path in folder.iterdir() if path.is_file() and path.stat().st_uid == HOST}
     assert owned == listed and "memory.max" not in owned
+
+
+def test_it_runs_under_crisps_profile_as_its_commands_do(crisp: Service) -> None:
+    """The profile is chosen before the user namespace is entered, by a process that is born once more after that."""
+    pod = mapped(crisp)
+    pod.config.linux.security_context.apparmor.profile_type = api.SecurityProfile.RuntimeDefault
+    request = crisp.container(crisp.run_pod(pod), pod)
+    request.config.linux.security_context.apparmor.profile_type = api.SecurityProfile.RuntimeDefault
+    id = str(crisp.runtime.CreateContainer(request).container_id)
+    crisp.runtime.StartContainer(api.StartContainerRequest(container_id=id))
+    for process in ("1", "self"):
+        assert say(crisp, id, f"cat /proc/{process}/attr/current") == [NAME, "(enforce)"]
 
 
 @pytest.mark.parametrize("privileged", [False, True])

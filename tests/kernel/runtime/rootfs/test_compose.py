@@ -13,12 +13,13 @@ from runtime.linux import trees
 from runtime.linux.libc import AT_FDCWD
 from runtime.linux.script import Script, Slot
 from runtime.rootfs import compose
-from runtime.spec import Mount, StartRequest, Volume
+from runtime.spec import IdMapping, Mount, StartRequest, Volume
 from tests.kernel.runtime.containers import MASKED, READONLY, bind, default_mounts
 from tests.kernel.runtime.launched import Writer, carried_out
 from tests.kernel.runtime.rootfs.held import left_open
 from tests.kernel.runtime.rootfs.mountns import in_mount_namespace
 
+IDS: IdMapping = {"host": 9000, "size": 100}
 NODE = {"path": "/opt/node", "type": "c", "major": 1, "minor": 3, "fileMode": 0o600, "uid": 3, "gid": 3}
 
 
@@ -194,20 +195,23 @@ def test_with_a_user_namespace_the_hosts_side_has_dev_with_its_nodes_and_binds_a
     (tmp_path / "source").mkdir()
     wanted = request([*default_mounts(), bind(tmp_path / "source", "/data", "ridmap")], [NODE])
     wanted["spec"]["linux"]["uidMappings"] = [{"containerID": 0, "hostID": 9000, "size": 100}]
-    user = make_user_namespace({"host": 9000, "size": 100})
+    wanted["rootfs"] = {"lowerdirs": [], "upperdir": "", "workdir": "", "staging": str(tmp_path / "source")}
+    user = make_user_namespace(IDS)
     found: list[str] = []
 
     def write(script: Script) -> list[Slot]:
         side = compose.open_mounts(script, wanted, script.given["user"])
+        with trees.in_mount_namespace_aside(script):
+            compose.make_nodes(script, wanted, side, IDS)
         opened = [(each.entry["destination"], each.tree) for each in side.mounts] + list(side.nodes)
         found.extend(place for place, tree in opened if tree is not None)
         return [tree for _, tree in opened if tree is not None]
 
-    trees = carried_out(write, {"user": user})
+    made = carried_out(write, {"user": user})
     assert found == ["/dev", "/data", "/opt/node"]
-    dev = Path(f"/proc/self/fd/{trees[0]}")
+    dev = Path(f"/proc/self/fd/{made[0]}")
     assert sorted(os.listdir(dev)) == ["full", "null", "random", "tty", "urandom", "zero"]
     assert {(dev / name).stat().st_uid for name in ("", "null", "tty")} == {9000}
-    assert [os.fstat(tree).st_uid for tree in trees] == [9000, 9000, 9003]
-    for descriptor in (user, *trees):
+    assert [os.fstat(tree).st_uid for tree in made] == [9000, 9000, 9003]
+    for descriptor in (user, *made):
         os.close(descriptor)

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from runtime.errors import HostFault, StartRefused
+from runtime.linux import trees
+from runtime.linux.libc import AT_FDCWD
 from runtime.linux.script import Script, Slot
 from runtime.rootfs import devices
 from runtime.spec import UNMAPPED, Device, IdMapping
@@ -245,14 +247,16 @@ def test_nodes_for_elsewhere_are_trees_to_be_mounted(tmp_path: Path) -> None:
     paths: list[str] = []
 
     def write(script: Script) -> list[Slot]:
-        made = devices.make_elsewhere(script, planned)
+        with trees.in_mount_namespace_aside(script):
+            made = devices.make_elsewhere(script, planned, str(tmp_path))
+            script.call("mkdirat", AT_FDCWD, str(tmp_path / "nothing-is-mounted"), 0o755)
         paths.extend(path for path, _ in made)
         return [tree for _, tree in made]
 
     found = carried_out(write)
-    assert paths == ["/opt/one", "/three"]
+    assert paths == ["/opt/one", "/three"] and os.listdir(tmp_path) == ["nothing-is-mounted"]
     assert [os.fstat(tree).st_rdev for tree in found] == [os.makedev(10, 229), os.makedev(7, 7)]
     assert [os.fstat(tree).st_uid for tree in found] == [5000, 5000]
     for tree in found:
         os.close(tree)
-    assert devices.make_elsewhere(Script(), planned[1:2]) == []
+    assert devices.make_elsewhere(Script(), planned[1:2], str(tmp_path)) == []

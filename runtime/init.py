@@ -59,14 +59,8 @@ def plan_init(request: StartRequest, seccomp: Filter | None, joined: frozenset[s
     with script.step("open the mount sources"):
         mounts.make_missing_sources(script, request["missing_sources"])
         opened = compose.open_mounts(script, request, user)
-    if user is None:
-        with script.step("enter the namespaces"):
-            _enter_namespaces(script, spec, joined)
-        compose.open_images(script, request, opened)
-        with script.step("mount the root filesystem"):
-            root = overlay.mount_root(script, request["rootfs"])
-    else:
-        root = _enter_user_namespace(script, request, opened, joined)
+    enter = _enter_pod if user is None else _enter_user_namespace
+    root = enter(script, request, opened, joined)
     compose.mount_all(script, root, spec, opened)
     if described["terminal"]:
         with script.step("open the terminal"):
@@ -94,6 +88,15 @@ def plan_init(request: StartRequest, seccomp: Filter | None, joined: frozenset[s
     with script.step("execute the entrypoint"):
         identity.execute(script, described["args"], described["env"])
     return script
+
+
+def _enter_pod(script: Script, request: StartRequest, opened: compose.HostSide, joined: frozenset[str]) -> Slot:
+    """The root, made in the container's namespaces."""
+    with script.step("enter the namespaces"):
+        _enter_namespaces(script, request["spec"], joined)
+    compose.open_images(script, request, opened)
+    with script.step("mount the root filesystem"):
+        return overlay.mount_root(script, request["rootfs"])
 
 
 def _enter_user_namespace(

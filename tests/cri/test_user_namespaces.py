@@ -259,6 +259,25 @@ async def test_a_volume_is_read_only_and_of_another_user_as_ever(crisp: Crisp, v
     assert (volume / "missing").stat().st_uid == 0
 
 
+async def test_what_is_mounted_later_follows_and_recursive_read_only_holds(crisp: Crisp, volume: Path) -> None:
+    mount.mount("", os.fspath(volume / "below"), "", mount.MS_SHARED)
+    (volume / "below" / "later").mkdir()
+    config = container(crisp)
+    follows = api.PROPAGATION_HOST_TO_CONTAINER
+    config.mounts.append(idmapped(volume / "below", "/m", propagation=follows, mount_options=["noexec"]))
+    config.mounts.append(idmapped(volume, "/ro", readonly=True, recursive_read_only=True))
+    id = await crisp.run(await crisp.run_pod(pod(crisp)), config)
+    mount.mount("crisp-later", os.fspath(volume / "below" / "later"), "tmpfs", 0, "size=1m")
+    try:
+        (volume / "below" / "later" / "seen").touch()
+        assert (await crisp.exec(id, "test", "-e", "/m/later/seen")).exit_code == 0
+        script = "stat -c %u /m /ro/below; touch /ro/below/x 2>/dev/null || echo refused; grep ' /m ' /proc/mounts"
+        said = (await crisp.exec(id, "sh", "-c", script)).stdout.decode().split()
+        assert said[:3] == ["0", "0", "refused"] and "noexec" in said[6].split(",")
+    finally:
+        mount.umount2(os.fspath(volume / "below" / "later"), mount.MNT_DETACH)
+
+
 @pytest.mark.parametrize("part", ["", "data"])
 async def test_an_image_as_a_volume_keeps_its_owners_inside(crisp: Crisp, part: str) -> None:
     await import_owned(crisp)

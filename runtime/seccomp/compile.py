@@ -7,7 +7,8 @@ Numbers that the installed library is too old to know are in ``table``.
 The program first asks for the architecture, since every one has its own numbers, then
 for the call, then for arguments where a rule has comparisons. libseccomp makes
 programs, too, but with two instructions or more for each call: the kernel takes ten
-times as long to load those.
+times as long to load those; and of several rules for one call that overlap, some of its
+programs allow what none of them does.
 
 Invariant: the program never allows what the rules refuse; a name that nobody knows
 is left out (refused) and named in the notes.

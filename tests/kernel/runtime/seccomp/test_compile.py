@@ -2,21 +2,25 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import json
 import os
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from runtime.linux import capabilities, libseccomp, seccomp
 from runtime.linux.libseccomp import ACT_ALLOW, ARCHES, act_errno
 from runtime.seccomp import table
 from runtime.seccomp.compile import compile_profile
+from runtime.seccomp.document import parse_profile
+from runtime.seccomp.localhost import plan_rules, resolve_profile
 from runtime.seccomp.profile import NEWEST_NAMED, Arg, Rule, Rules, plan_profile
 from tests.kernel.runtime.forked import in_child
 from tests.unit.runtime.seccomp.interpreter import checked, evaluate
@@ -385,6 +389,93 @@ def test_any_rules_are_decided_as_by_libseccomp(data: st.DataObject, arches: tup
             for arguments in calls:
                 found = evaluate(ours, token, number, arguments)
                 assert found == evaluate(theirs, token, number, arguments), (arch, number, arguments)
+
+
+# ---------------------------------------------------------------- a node's profile, as other runtimes take it
+
+OTHERS = ("SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_TRAP", "SCMP_ACT_ERRNO", "SCMP_ACT_TRACE", "SCMP_ACT_LOG")
+RETURNS = (0, 0x8000_0000, 0x0003_0000, 0x0005_0001, 0x7FF0_0001, 0x7FFC_0000)
+ACTIONS = dict(zip(("SCMP_ACT_ALLOW", *OTHERS), (ACT_ALLOW, *RETURNS), strict=True))
+
+
+@st.composite
+def profiles(draw: st.DrawFn) -> dict[str, Any]:
+    """Of 64-bit calls: a rule with comparisons for some, one or more without for others, and a name nobody knows."""
+    arguments = st.builds(
+        lambda index, op, value, two: {"index": index, "op": f"SCMP_CMP_{op}", "value": value, "valueTwo": two},
+        st.integers(0, 2),
+        st.sampled_from(sorted(libseccomp.COMPARE)),
+        NUMBERS,
+        NUMBERS,
+    )
+    # Of several for one call that overlap libseccomp makes something of its own.
+    lists = st.lists(arguments, min_size=1, max_size=3, unique_by=lambda arg: arg["index"])
+    compared = draw(st.dictionaries(st.sampled_from(WITH_ARGUMENTS), lists, max_size=4))
+    plain = draw(st.lists(st.lists(st.sampled_from([*NAMES[5:], "no_such_call"]), min_size=1, max_size=3), max_size=4))
+    action = st.sampled_from(sorted(ACTIONS))
+    rules = [{"names": [name], "action": draw(action), "args": args} for name, args in compared.items()]
+    rules += [{"names": names, "action": draw(action)} for names in plain]
+    return {
+        "defaultAction": draw(action),
+        "architectures": ["SCMP_ARCH_X86_64"],
+        "syscalls": draw(st.permutations(rules)),
+    }
+
+
+def as_other_runtimes(profile: dict[str, Any]) -> bytes:
+    """libseccomp is not told of what happens anyway, and not of names that it does not know."""
+    default = ACTIONS[profile["defaultAction"]]
+    with libseccomp.Filter(default, ("x86_64",)) as context:
+        for call in profile["syscalls"]:
+            comparisons = [
+                libseccomp.Comparison(
+                    arg["index"], libseccomp.COMPARE[arg["op"].removeprefix("SCMP_CMP_")], arg["value"], arg["valueTwo"]
+                )
+                for arg in call.get("args", [])
+            ]
+            for number in map(libseccomp.resolve, call["names"]):
+                if number is not None and ACTIONS[call["action"]] != default:
+                    context.add_rule(ACTIONS[call["action"]], number, comparisons)
+        return context.export()
+
+
+@needs_x86_64
+@settings(max_examples=100, deadline=None, phases=set(Phase) - {Phase.shrink, Phase.explain})
+@given(st.data(), profiles())
+def test_a_nodes_profile_is_decided_as_by_libseccomp_and_newer_calls_as_other_runtimes_do(
+    data: st.DataObject, profile: dict[str, Any]
+) -> None:
+    resolved = resolve_profile(parse_profile(json.dumps(profile).encode(), "p"), (), "x86_64", (6, 1))
+    ours, theirs = compile_profile(plan_rules(resolved)).program, as_other_runtimes(profile)
+    named = {libseccomp.resolve(name) or 0 for call in profile["syscalls"] for name in call["names"]}
+    newest = max(named, default=0)
+    refused = ACTIONS[profile["defaultAction"]] not in (ACT_ALLOW, 0x7FFC_0000, 0x7FF0_0001)
+    near = sorted(
+        {
+            value + by & (1 << 64) - 1
+            for call in profile["syscalls"]
+            for arg in call.get("args", [])
+            for value in (arg["value"], arg["valueTwo"], arg["value"] & arg["valueTwo"])
+            for by in (-1, 0, 1)
+        }
+        | set(EDGES)
+    )
+    calls = data.draw(st.lists(st.lists(st.sampled_from(near), min_size=6, max_size=6), min_size=8, max_size=8))
+    for number in [*sorted(named), newest + 1, 999]:
+        for arguments in calls:
+            newer = refused and 0 < newest < number
+            expected = ENOSYS if newer else evaluate(theirs, X86_64, number, arguments)
+            assert evaluate(ours, X86_64, number, arguments) == expected, (number, arguments)
+
+
+@needs_x86_64
+def test_alternatives_about_halves_of_an_argument_are_decided_as_they_are_written() -> None:
+    """libseccomp 2.5.4 makes a program of these two rules that allows every value."""
+    alternatives = (Arg(1, "GE", 1 << 32), Arg(1, "LE", 0))
+    rules = Rules(EPERM, ("x86_64",), tuple(Rule(("ioctl",), ACT_ALLOW, (arg,)) for arg in alternatives))
+    program = compile_profile(rules).program
+    decided = {value: evaluate(program, X86_64, 16, (0, value)) for value in (0, 1, (1 << 32) - 1, 1 << 32, 1 << 63)}
+    assert [value for value, action in decided.items() if action == EPERM] == [1, (1 << 32) - 1]
 
 
 # ---------------------------------------------------------------- the kernel itself

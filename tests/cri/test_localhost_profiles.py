@@ -104,6 +104,25 @@ async def test_commands_are_under_it_after_a_restart_and_without_a_cache(
         await second.settle()
 
 
+async def test_in_a_user_namespace_it_is_loaded_by_the_rights_there(crisp: Crisp, tmp_path: Path) -> None:
+    ids = [api.IDMapping(host_id=500_000, length=65_536)]
+    options = api.NamespaceOption(pid=api.CONTAINER, userns_options=api.UserNamespace(uids=ids, gids=ids))
+    pod, path = crisp.pod(), write(tmp_path / "p.json", "mkdir", "mkdirat")
+    pod.linux.security_context.namespace_options.CopyFrom(options)
+    localhost(pod, path)
+    sandbox = await crisp.run_pod(pod)
+    for number, (uid, forbidden) in enumerate(((0, False), (0, True), (1000, False))):
+        config = crisp.container("sleep", "1000", name=f"mapped-{number}")
+        context = config.linux.security_context
+        context.namespace_options.CopyFrom(options)
+        context.run_as_user.value, context.no_new_privs = uid, forbidden
+        localhost(config, path)
+        id = await crisp.run(sandbox, config)
+        assert (await crisp.exec(id, "sh", "-c", MKDIR)).stdout == b"refused\n"
+        found = fields(await pid_of(crisp, id))
+        assert (found["Seccomp"], found["NoNewPrivs"]) == ("2", str(int(forbidden)))
+
+
 async def test_pause_is_under_the_pods(crisp: Crisp, tmp_path: Path) -> None:
     pod = crisp.pod()
     localhost(pod, write(tmp_path / "p.json", "mkdir"))

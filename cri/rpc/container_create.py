@@ -47,8 +47,8 @@ async def create_container(
     validate_create_container(request, pod_facts(host, sandbox), host.facts)
     check_propagation(request.config)
     await check_idmapped(host, request.config, decode(sandbox.plan, SandboxPlan))
-    context_ = request.config.linux.security_context
-    confinement = await confine(host, context_, plan_bounding(context_, host.facts))
+    security = request.config.linux.security_context
+    confinement = await confine(host, security, plan_bounding(security, host.facts))
     meta = request.config.metadata
     key = container_key(sandbox.id, meta.name, meta.attempt)
 

@@ -11,7 +11,7 @@ times as long to load those; and of several rules for one call that overlap, som
 programs allow what none of them does.
 
 Invariant: the program never allows what the rules refuse; a name that nobody knows
-is left out (refused) and named in the notes.
+is left out (its call gets the default) and named in the notes.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def compile_profile(rules: Rules) -> Compiled:
     node = killed
     for arch in sorted(starts, key=_WIDE.__contains__):  # nearly every call is 64-bit: asked for first, made last
         node = graph.test(EQUAL, libseccomp.ARCHES[arch], starts[arch], node)
-    notes = tuple(f"the call {name} is unknown to libseccomp and stays refused" for name in sorted(unknown))
+    notes = tuple(f"the call {name} is unknown to libseccomp and is left out" for name in sorted(unknown))
     return Compiled(graph.assemble(graph.load(_ARCH, node)), notes)
 
 

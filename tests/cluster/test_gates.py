@@ -1,4 +1,5 @@
-"""A kubelet that has its statistics from the CRI, streams its lists and hears of events, on crisp."""
+"""A kubelet that has its statistics from the CRI, streams its lists, hears of events and has options for mounts,
+on crisp."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from proto import api_pb2 as api
 from tests import golang
 from tests.cluster.kubelet import PATIENCE, Kubelet, kubelet_of
 from tests.cluster.manifests import container, forever, pod, shell
+from tests.cri.harness import DEMO_IMAGE
 from tests.failpoints.serving import Daemon, serving, wait_for
 from tests.ports import free_port
 
@@ -23,7 +25,12 @@ pytestmark = [
     pytest.mark.timeout(300),
 ]
 
-GATES = {"PodAndContainerStatsFromCRI": True, "CRIListStreaming": True, "EventedPLEG": True}
+GATES = {
+    "PodAndContainerStatsFromCRI": True,
+    "CRIListStreaming": True,
+    "EventedPLEG": True,
+    "VolumeBindMountOptions": True,
+}
 VERBOSE = {"generic": 5, "evented": 4}
 """kubelet's files that say which pods it lists anew, and why."""
 
@@ -189,4 +196,54 @@ def test_a_job_runs_to_its_end(kubelet: Kubelet) -> None:
     wait_for(lambda: kubelet.container(name, "main").get("state", {}).get("terminated"), "its end", PATIENCE)
     assert kubelet.container(name, "main")["state"]["terminated"]["exitCode"] == 0
     assert kubelet.log(name, "main") == "done\n"
+    kubelet.delete(name)
+
+
+def test_an_image_is_a_volume_and_in_use(kubelet: Kubelet, daemon: Daemon) -> None:
+    """As kubelet finds out what it must not collect: by the id that it has named and reads again."""
+    mounts = [
+        {"name": "model", "mountPath": "/model"},
+        {"name": "model", "mountPath": "/part", "subPath": "etc"},
+    ]
+    volume = {"name": "model", "image": {"reference": DEMO_IMAGE, "pullPolicy": "Never"}}
+    looks = forever("ls /model/etc/passwd /part/passwd; touch /model/x 2>&1")
+    name = kubelet.apply(pod("model", container("main", looks, volumeMounts=mounts), volumes=[volume]))
+    kubelet.wait_ready(name)
+    wait_for(lambda: "touch" in kubelet.log(name, "main"), "what it says", PATIENCE)
+    shown = ["/model/etc/passwd", "/part/passwd", "touch: /model/x: Read-only file system"]
+    assert kubelet.log(name, "main").splitlines() == shown
+    (image,) = daemon.images.ListImages(api.ListImagesRequest()).images
+    id = kubelet.container(name, "main")["containerID"].partition("://")[2]
+    status = daemon.runtime.ContainerStatus(api.ContainerStatusRequest(container_id=id)).status
+    volumes = [mount.image for mount in status.mounts if mount.HasField("image")]
+    assert [(each.image, each.image_ref) for each in volumes] == [(image.id, image.id)] * 2
+    kubelet.delete(name)
+
+
+def test_a_missing_sub_path_of_an_image_is_a_reason_that_kubelet_knows(kubelet: Kubelet) -> None:
+    mount = {"name": "model", "mountPath": "/model", "subPath": "nothing"}
+    volume = {"name": "model", "image": {"reference": DEMO_IMAGE, "pullPolicy": "Never"}}
+    name = kubelet.apply(pod("lacking", container("main", forever(), volumeMounts=[mount]), volumes=[volume]))
+
+    def waiting() -> dict[str, str]:
+        found: dict[str, str] = kubelet.container(name, "main").get("state", {}).get("waiting", {})
+        return found
+
+    wait_for(lambda: waiting().get("reason") == "CreateContainerError", "the reason", PATIENCE)
+    assert waiting()["message"].startswith("ImageVolumeMountFailed: nothing: is not in the image")
+    kubelet.delete(name)
+
+
+def test_what_is_mounted_without_exec_runs_nothing(kubelet: Kubelet) -> None:
+    mounts = [
+        {"name": "work", "mountPath": "/work"},
+        {"name": "work", "mountPath": "/still", "bindMountOptions": ["noexec", "nosuid", "nodev"]},
+    ]
+    volumes = [{"name": "work", "emptyDir": {}}]
+    tries = forever("cp /bin/busybox /work/echo; /work/echo ran; /still/echo ran 2>&1; echo tried")
+    name = kubelet.apply(pod("still", container("main", tries, volumeMounts=mounts), volumes=volumes))
+    kubelet.wait_ready(name)
+    wait_for(lambda: "tried" in kubelet.log(name, "main"), "what it says", PATIENCE)
+    ran, refused, _ = kubelet.log(name, "main").splitlines()
+    assert ran == "ran" and "ermission denied" in refused
     kubelet.delete(name)

@@ -62,6 +62,8 @@ def prepare(daemon: Daemon, operation: str, *, begins_blank: bool = False, mappe
     pod.sandbox = daemon.run_pod(pod.request)
     pod.create = daemon.container(pod.sandbox, pod.request)
     pod.create.config.linux.resources.CopyFrom(OLD)
+    image = pod.create.config.image
+    pod.create.config.mounts.add(container_path="/image", image=image, image_sub_path="etc", readonly=True)
     if mapped:
         pod.create.config.linux.security_context.namespace_options.CopyFrom(MAPPED)
     if operation != CREATE:

@@ -21,12 +21,16 @@ from cri import assembly
 from cri.fsck import fsck
 from cri.metrics_http import MetricsServer
 from cri.recovery import recover
-from cri.settings import RegistrySettings, Settings
+from cri.settings import CgroupSettings, RegistrySettings, Settings
 from cri.state.meta import POD_CIDR
 from cri.state.records import SandboxState
 from cri.streaming.session import ForwardTicket
-from runtime.errors import FailedPrecondition, HostFault
+from proto import api_pb2 as api
+from runtime.errors import FailedPrecondition, HostFault, Unavailable
+from runtime.systemd.names import scope_name
+from runtime.systemd.units import Units
 from tests.cri.harness import Crisp, start
+from tests.fake_systemd import FakeSystemd
 
 
 @contextlib.asynccontextmanager
@@ -77,6 +81,36 @@ async def test_a_taken_metrics_port_is_fatal_and_what_was_built_is_taken_back(
     assert address in said and "EADDRINUSE" in said
     async with serving(settings) as crisp:  # the root's lock is free again
         assert crisp.host.ready.is_set()
+
+
+async def test_systemd_is_no_driver_where_it_cannot_be_and_the_reason_is_said(
+    new_settings: Callable[[], Settings], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings = msgspec.structs.replace(new_settings(), cgroup=CgroupSettings("systemd"))
+    monkeypatch.setattr(assembly, "find_obstacle", lambda _: "it is not here")
+    assert await refused(settings) == 'use [cgroup] driver = "systemd": it is not here'
+    monkeypatch.setattr(assembly, "find_obstacle", lambda _: "")
+    monkeypatch.setattr(assembly, "Units", lambda: Units(f"{tmp_path}/bus", f"{tmp_path}/private"))
+    async with contextlib.AsyncExitStack() as undo:
+        with pytest.raises(Unavailable, match="private: no such file"):
+            await assembly.build(settings, undo)
+
+
+async def test_under_systemd_kubelet_is_told_so_and_units_of_nobody_are_found(
+    new_settings: Callable[[], Settings], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings = msgspec.structs.replace(new_settings(), cgroup=CgroupSettings("systemd"))
+    monkeypatch.setattr(assembly, "find_obstacle", lambda _: "")
+    monkeypatch.setattr(assembly, "Units", lambda: Units(f"{tmp_path}/bus", f"{tmp_path}/private"))
+    systemd = FakeSystemd()
+    async with systemd.serving(tmp_path / "bus"), serving(settings) as crisp:
+        answer = await crisp.runtime.RuntimeConfig(api.RuntimeConfigRequest())
+        assert answer.linux.cgroup_driver == api.SYSTEMD
+        stray = scope_name(crisp.host.instance, "dead")
+        systemd.units = {stray: {}, scope_name("ffffffff", "dead"): {}}
+        assert [(found.kind, found.object) for found in await fsck(crisp.host, repair=False)] == [("unit", stray)]
+        assert [found.repaired for found in await fsck(crisp.host, repair=True)] == [True]
+        assert list(systemd.units) == [scope_name("ffffffff", "dead")]
 
 
 async def get(port: int, path: str) -> tuple[int, str]:

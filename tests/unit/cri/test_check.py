@@ -90,6 +90,7 @@ def test_without_it_no_pod_could_run(subject: str, changes: dict[str, Any]) -> N
         ("user namespaces", Level.MISSING, {"user_namespaces": "/x: is on a file system that cannot be idmapped"}),
         ("overlayfs volatile", Level.FALLBACK, {"volatile": "fsconfig: invalid argument (EINVAL)"}),
         ("trusted xattrs", Level.MISSING, {"xattr": "operation not supported (EOPNOTSUPP)"}),
+        ("systemd cgroup driver", Level.FALLBACK, {"systemd": "systemd does not run this host"}),
         ("memory controller", Level.MISSING, {"cgroups": V1}),
         ("start into a cgroup", Level.FALLBACK, {"cgroups": V1}),
         ("cgroup.kill", Level.FALLBACK, {"kernel": "5.13.0"}),

@@ -24,8 +24,9 @@ CGROUPS = {"v1": "cgroup v1", "hybrid": "cgroup v1 and v2", "v2": "cgroup v2 alo
 TITLE = """\
 # Conformance
 
-What became of the specs of critest, the conformance suite of cri-tools, under crisp. `make conformance` writes
-this file, with local stand-ins for the images that critest names (`tests/conformance/stand_ins.py`).
+What became of the specs of critest, the conformance suite of cri-tools, under crisp: written by `make conformance`,
+and by `make guest` for the emulated machine. The images that critest names are local stand-ins
+(`tests/conformance/stand_ins.py`).
 """
 
 

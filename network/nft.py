@@ -28,6 +28,7 @@ from runtime.errors import HostFault
 _PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
 _NFT_SECONDS = 20
 _ELEMENTS_A_BATCH = 256
+"""A netlink attribute, here the list of elements, has at most 64 KiB."""
 _SETS = (*(name for sets in (PODS, PORTS, ANY_PORTS, TARGETS) for name in sets.values()), *sorted(OF_BRIDGE))
 """What pods are elements of."""
 
@@ -95,7 +96,11 @@ class Table:
 
     def discard(self, elements: Sequence[Element]) -> bool:
         """Remove a pod's elements; False if one of them, or the table, was not there."""
-        if not elements or self._discard(elements):
+        pieces = (elements[at : at + _ELEMENTS_A_BATCH] for at in range(0, len(elements), _ELEMENTS_A_BATCH))
+        return all([self._discard_each(piece) for piece in pieces])
+
+    def _discard_each(self, elements: Sequence[Element]) -> bool:
+        if self._discard(elements):
             return True
         for element in elements:  # a batch is all or nothing, and one that is missing must not keep the others
             self._discard([element])

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from network.elements import Element
+from network.elements import Element, Pod, plan_elements
 from network.nft import Table
 from network.nft_table import Rules
+from network.provider import PortMapping
 from runtime.errors import HostFault
 
 INSTANCE = "0badcafe"
@@ -95,6 +96,16 @@ def test_adding_and_removing_an_element_may_be_repeated(host: Any, table: Table)
     assert 'comment "pod one"' in host.run("nft", "list", "table", "inet", table.name).stdout
     assert table.discard([ONE]) and not table.discard([ONE]) and table.discard([])
     assert sorted(table.elements() or (), key=str) == [TWO, SIX]
+
+
+def test_thousands_of_elements_come_and_go(host: Any, table: Table) -> None:
+    """More than one netlink attribute holds (CVE-2021-43784 is of one that was too long)."""
+    host.do(lambda: table.ensure(Rules("crt0", (SUBNET,))))
+    ports = tuple(PortMapping("tcp", port, port, "") for port in range(1, 3001))
+    many = plan_elements(Pod("one" * 20, ("10.91.0.2",), ports))
+    table.add(many)
+    assert len(table.elements() or ()) == len(many)
+    assert table.discard(many) and table.elements() == []
 
 
 def test_of_several_elements_those_that_are_there_go(host: Any, table: Table) -> None:

@@ -11,8 +11,8 @@ from cri.validate.text import check_choice, check_range, refuse, show
 from proto import api_pb2 as api
 from runtime.spec import IdMapping
 
-MAX_GROUPS = 65536
-"""NGROUPS_MAX, setgroups(2)."""
+MAX_GROUPS = 4096
+"""What ``runtime.users`` takes. The kernel takes 65536 (setgroups(2)), which would be a long answer."""
 
 
 def check_ids(context: SecurityContext, field: str, ids: IdMapping | None = None) -> None:

@@ -39,6 +39,9 @@ MAX_HOSTNAME = 64
 """Bytes, sethostname(2)."""
 HOSTNAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?)*")
 """RFC 1123, with the underscore that many hosts have all the same."""
+MAX_CGROUP_DEPTH = 64
+"""Levels of a cgroup parent; kubelet makes three or four, and each is a directory in each tree."""
+
 MAX_DNS = 64
 """Entries of each kind; resolvers read 3 servers, and 6 or 32 search domains."""
 
@@ -129,6 +132,8 @@ def check_cgroup_parent(parent: str, host: HostFacts, field: str) -> None:
     parts = [part for part in parent.split("/") if part not in ("", ".")]
     if not parts:
         raise refuse(field, "must not be the root cgroup")
+    if len(parts) > MAX_CGROUP_DEPTH:
+        raise refuse(field, f"has {len(parts)} levels, more than {MAX_CGROUP_DEPTH}")
     if host.systemd:
         check_slice(parts, field)
     elif is_slice(parts[-1]):

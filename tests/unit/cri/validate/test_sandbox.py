@@ -175,6 +175,7 @@ REFUSED: list[tuple[str, str, type[Fault], str]] = [
     ("log", 'config { log_directory: "logs" }', InvalidArgument, "absolute path"),
     ("log", 'config { log_directory: "/var/../etc" }', InvalidArgument, "'..'"),
     ("cgroup", LINUX % 'cgroup_parent: "/a/../b"', InvalidArgument, "'..'"),
+    ("cgroup", LINUX % f'cgroup_parent: "{"/a" * 65}"', InvalidArgument, "65 levels"),
     ("cgroup", LINUX % 'cgroup_parent: "//"', InvalidArgument, "root cgroup"),
     ("cgroup", LINUX % 'cgroup_parent: "kubepods-pod1.slice"', FailedPrecondition, 'driver = "systemd"'),
     ("labels", "config { labels { key: 'k' value: '%s' } }" % ("v" * (1 << 20)), InvalidArgument, "more than 1048576"),

@@ -60,8 +60,8 @@ LIST = [
     A("2021-30465 2024-45310", "a mount's target is exchanged for a link, or made through one",
       "volumes::a_joined_path_is_mounted_on_where_it_was_exchanged",
       "volumes::mount_points_that_are_exchanged_all_the_time_stay_inside"),
-    A("2021-43784", "a netlink attribute's length overflows",
-      none="init gets a script, no netlink message; lengths of attributes are checked by struct"),
+    A("2021-43784", "a netlink attribute's length overflows", "bounds::a_pod_of_thousands_of_ports_is_removed_again",
+      "bounds::a_pod_of_thousands_of_ports_is_removed_again"),
     A("2022-24769 2022-29162 2022-27649 2022-27650 2022-27651 2022-27652 2025-27612", "inheritable capabilities",
       "privileges::inheritable_capabilities_survive_a_careless_start",
       "privileges::no_capability_is_inheritable_or_ambient "

@@ -8,6 +8,7 @@ import os
 import resource
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -134,6 +135,42 @@ async def test_a_neighbour_that_holds_a_pipe_does_not_hold_up_an_end(crisp: Atta
         await crisp.runtime.StopContainer(api.StopContainerRequest(container_id=ids[0], timeout=0))
         assert (await crisp.wait_exit(ids[0])).exit_code == 137
         await crisp.runtime.RemoveContainer(api.RemoveContainerRequest(container_id=ids[0]))
+
+
+async def test_a_pod_of_thousands_of_ports_is_removed_again(crisp: Attacked) -> None:
+    """CVE-2021-43784: the list of a pod's ports is longer than a netlink attribute. Packed into one, the weak variant,
+    its length is another one; here the pod comes and goes in pieces."""
+    assert (72_000 & 0xFFFF) < 72_000
+    ports = [api.PortMapping(container_port=port, host_port=port) for port in range(20_000, 23_000)]
+    pod = await crisp.run_pod(crisp.pod(port_mappings=ports))
+    await crisp.runtime.StopPodSandbox(api.StopPodSandboxRequest(pod_sandbox_id=pod))
+    await crisp.runtime.RemovePodSandbox(api.RemovePodSandboxRequest(pod_sandbox_id=pod))
+    await crisp.run_pod(crisp.pod(port_mappings=ports[:1]))
+
+
+MANY: dict[str, Callable[[api.ContainerConfig], object]] = {
+    "mounts": lambda it: it.mounts.extend(api.Mount(container_path=f"/m/{n}", host_path="/tmp") for n in range(500)),
+    "groups": lambda it: it.linux.security_context.supplemental_groups.extend(range(1, 4096)),
+    "masked paths": lambda it: it.linux.security_context.masked_paths.extend(f"/m/{n}" for n in range(1000)),
+    "variables": lambda it: it.envs.extend(api.KeyValue(key=f"A{n}", value=b"x") for n in range(10_000)),
+    "labels": lambda it: it.labels.update({f"a{n}": "x" * 1000 for n in range(900)}),
+    "a deep directory": lambda it: setattr(it, "working_dir", "/a" * 500),
+}
+
+
+@pytest.mark.parametrize("what", sorted(MANY))
+async def test_much_of_one_thing_is_a_container_or_refused(what: str, crisp: Attacked) -> None:
+    """R6: long lists, up to what is allowed, become a container that runs, and one that is removed again."""
+    config = crisp.attacker("sleep", "1000")
+    MANY[what](config)
+    id = await crisp.run(await crisp.run_pod(), config)
+    assert (await crisp.status(id)).state == api.CONTAINER_RUNNING
+    if what == "groups":
+        config.linux.security_context.supplemental_groups.extend(range(4096, 70_000))
+        config.metadata.attempt = 1
+        pod = crisp.host.store.containers.get(id).sandbox_id
+        await refused(crisp.create(pod, config), Code.INVALID_ARGUMENT, "more than 4096")
+    await crisp.runtime.RemoveContainer(api.RemoveContainerRequest(container_id=id))
 
 
 async def test_a_flood_of_lines_is_bounded_by_its_log(crisp: Attacked) -> None:

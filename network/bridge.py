@@ -240,6 +240,7 @@ class BridgeProvider:
 
     async def orphans(self, known: Collection[str]) -> tuple[Orphan, ...]:
         held, ports = await self._leases.held(), await self._ports.claims()
+        departing = set(self._departures)  # whose second ends while the thread looks is deleted right after
         survey = await self._thread.run(self._wiring.survey)
         pods = [pod for pod in _pods(held, ports) if pod.sandbox_id in known]
         rightful = {element.identity for pod in pods for element in plan_elements(pod)}
@@ -247,7 +248,7 @@ class BridgeProvider:
         links = [
             Orphan(OrphanKind.LINK, link.name, owner)
             for owner, link in survey.links
-            if owner not in known and owner not in self._departures and link.name not in expected
+            if owner not in known and owner not in departing.union(self._departures) and link.name not in expected
         ]
         elements = [
             Orphan(OrphanKind.ELEMENT, element.describe(), element.owner)

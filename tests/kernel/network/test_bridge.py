@@ -88,6 +88,30 @@ def test_a_provider_that_closes_leaves_no_link_of_a_pod_that_has_just_gone(run_n
     run_node(test, replace(SETTINGS, linger=60))
 
 
+def test_a_link_that_is_about_to_be_deleted_is_nobodys_orphan(run_node: Callable[..., None]) -> None:
+    """Not even where its second ends while the links are looked at."""
+
+    async def test(node: Node) -> None:
+        held, _ = await node.attach(ONE)
+        await node.provider.detach(ONE)
+        run = node.provider._thread.run
+
+        async def run_and_be_late(work: Any, *given: Any) -> Any:
+            found = await run(work, *given)
+            if work == node.provider._wiring.survey:
+                assert found.links
+                node.provider._departures.pop(ONE).cancel()
+                node.provider._end_departure(ONE)
+            return found
+
+        node.provider._thread.run = run_and_be_late
+        assert await node.provider.orphans([]) == ()
+        await until(lambda: node.links() == 0)
+        assert "eth0" not in held.ip("link")
+
+    run_node(test, replace(SETTINGS, linger=60))
+
+
 def test_a_pod_attached_again_in_time_keeps_its_link(run_node: Callable[..., None]) -> None:
     async def test(node: Node) -> None:
         pod, _ = await node.attach(ONE)

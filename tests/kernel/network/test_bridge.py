@@ -94,7 +94,8 @@ def test_a_link_that_is_about_to_be_deleted_is_nobodys_orphan(run_node: Callable
     async def test(node: Node) -> None:
         held, _ = await node.attach(ONE)
         await node.provider.detach(ONE)
-        run = node.provider._thread.run
+        thread: Any = node.provider._thread
+        run = thread.run
 
         async def run_and_be_late(work: Any, *given: Any) -> Any:
             found = await run(work, *given)
@@ -104,7 +105,7 @@ def test_a_link_that_is_about_to_be_deleted_is_nobodys_orphan(run_node: Callable
                 node.provider._end_departure(ONE)
             return found
 
-        node.provider._thread.run = run_and_be_late
+        thread.run = run_and_be_late
         assert await node.provider.orphans([]) == ()
         await until(lambda: node.links() == 0)
         assert "eth0" not in held.ip("link")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
+import socket
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +21,7 @@ from cri.rpc.sandbox_run import fits_blank
 from cri.settings import Settings
 from proto import api_pb2 as api
 from runtime.linux import mount
-from tests.cri.harness import Crisp, as_file, demo_layer
+from tests.cri.harness import PATIENCE, Crisp, as_file, demo_layer
 from tests.cri.test_recovery import serving
 from tests.security.images import Member, build_archive, pack_members
 
@@ -376,6 +378,26 @@ async def test_it_is_in_the_pods_network_and_has_its_sysctls(crisp: Crisp) -> No
     """
     name = crisp.host.store.sandboxes.get(other).name
     assert await say(crisp, sandbox, script) == ["1", "4000", "5000", "0", made.hostname, name]
+
+
+async def test_ports_are_forwarded_into_it_and_its_network_is_counted(crisp: Crisp) -> None:
+    sandbox = await crisp.run_pod(pod(crisp))
+    await crisp.run(sandbox, container(crisp, "httpd", "-f", "-p", "127.0.0.1:80", "-h", "/etc"))
+    namespace = f"{crisp.host.pod_directory(sandbox)}/ns/network"
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            with await crisp.host.sockets.open(socket.AF_INET, namespace) as connection:
+                try:
+                    await loop.sock_connect(connection, ("127.0.0.1", 80))
+                except ConnectionRefusedError:
+                    await asyncio.sleep(0.02)
+                    continue
+                await loop.sock_sendall(connection, b"GET /hostname HTTP/1.0\r\n\r\n")
+                assert b"200 OK" in await loop.sock_recv(connection, 4096)
+                break
+    stats = await crisp.runtime.PodSandboxStats(api.PodSandboxStatsRequest(pod_sandbox_id=sandbox))
+    assert stats.stats.linux.network.default_interface.name == "eth0"
 
 
 async def test_a_privileged_root_has_all_power_over_its_pod_and_none_over_the_host(crisp: Crisp) -> None:

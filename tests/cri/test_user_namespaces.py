@@ -153,6 +153,23 @@ async def test_a_container_that_starts_again_finds_its_pods_namespace(crisp: Cri
     assert said[0] == said[1] and said[0][1] == "1"
 
 
+@pytest.mark.parametrize(("host", "size"), [(1, 1), (2**32 - 2, 1), (1, 2**32 - 2)])
+async def test_the_smallest_the_last_and_the_largest_mapping_work(crisp: Crisp, host: int, size: int) -> None:
+    asked = api.NamespaceOption(pid=api.CONTAINER)
+    for ids in (asked.userns_options.uids, asked.userns_options.gids):
+        ids.extend(mapping(host, size))
+    made, config = (
+        crisp.pod(),
+        crisp.container("sh", "-c", "cat /proc/self/uid_map; stat -c %u:%g / /dev/pts; ls /dev/pts"),
+    )
+    for context in (made.linux.security_context, config.linux.security_context):
+        context.namespace_options.CopyFrom(asked)
+    sandbox = await crisp.run_pod(made)
+    id = await crisp.run(sandbox, config)
+    assert (await crisp.wait_exit(id)).exit_code == 0, crisp.log(id)
+    assert crisp.log(id).split() == ["0", str(host), str(size), "0:0", "0:0", "ptmx"]
+
+
 async def test_a_terminal_is_its_users(crisp: Crisp) -> None:
     sandbox = await crisp.run_pod(pod(crisp))
     config = container(crisp, "sh", "-c", "tty; stat -Lc %u:%g /proc/self/fd/0 /dev/console; echo done")

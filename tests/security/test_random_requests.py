@@ -103,15 +103,22 @@ async def nothing_new(place: Place, before: tuple[object, list[str]]) -> None:
 
 @RANDOMLY
 @given(
-    random=messages(api.PodSandboxConfig), plain=st.integers(0, 4), handler=st.sampled_from(["", "", "crisp", "kata"])
+    random=messages(api.PodSandboxConfig),
+    plain=st.integers(0, 4),
+    mapped=st.integers(0, 3),
+    handler=st.sampled_from([*[""] * 8, "crisp", "kata"]),
 )
 async def test_a_random_pod_is_made_or_refused(
-    random: api.PodSandboxConfig, plain: int, handler: str, quiet: Place
+    random: api.PodSandboxConfig, plain: int, mapped: int, handler: str, quiet: Place
 ) -> None:
-    """RunPodSandbox; four of five are an ordinary pod with random changes."""
+    """RunPodSandbox; four of five are an ordinary pod with random changes, some in a user namespace."""
     place, crisp = quiet, quiet.crisp
     before = place.made(), mounts_of()
     config = crisp.pod() if plain else api.PodSandboxConfig()
+    if mapped == 3:
+        options = config.linux.security_context.namespace_options.userns_options
+        for field in (options.uids, options.gids):
+            field.append(api.IDMapping(host_id=600_000, length=65_536))
     config.MergeFrom(random)
     request = api.RunPodSandboxRequest(config=config, runtime_handler=handler)
     answer = await answer_of(crisp.runtime.RunPodSandbox(request, timeout=PATIENCE))

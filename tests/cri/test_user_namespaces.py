@@ -170,6 +170,18 @@ async def test_the_smallest_the_last_and_the_largest_mapping_work(crisp: Crisp, 
     assert crisp.log(id).split() == ["0", str(host), str(size), "0:0", "0:0", "ptmx"]
 
 
+async def test_a_program_that_is_not_there_is_told_and_leaves_nothing(crisp: Crisp) -> None:
+    """By the process that was born last; the one before it, and the one outside, have ended by then."""
+    sandbox = await crisp.run_pod(pod(crisp))
+    id = await crisp.create(sandbox, container(crisp, "nonesuch"))
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await crisp.start(id)
+    assert 'exec: "nonesuch"' in str(refused.value.details())
+    status = await crisp.status(id)
+    assert (status.state, status.reason, status.exit_code) == (api.CONTAINER_EXITED, "StartError", 128)
+    assert crisp.cgroup_file(id, "cgroup.procs").read_text() == ""
+
+
 async def test_a_terminal_is_its_users(crisp: Crisp) -> None:
     sandbox = await crisp.run_pod(pod(crisp))
     config = container(crisp, "sh", "-c", "tty; stat -Lc %u:%g /proc/self/fd/0 /dev/console; echo done")

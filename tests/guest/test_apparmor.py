@@ -114,6 +114,16 @@ def test_a_profile_that_is_not_loaded_fails_the_creation(crisp: Service) -> None
         assert "no such AppArmor profile loaded" in str(refused.value.details())
 
 
+def test_in_a_user_namespace_it_is_the_same(crisp: Service) -> None:
+    ids = [api.IDMapping(host_id=400_000, length=65_536)]
+    pod = crisp.pod()
+    options = pod.config.linux.security_context.namespace_options
+    options.userns_options.CopyFrom(api.UserNamespace(uids=ids, gids=ids))
+    container = crisp.run(crisp.run_pod(pod), pod)
+    assert crisp.execute(container, "cat", "/proc/self/uid_map").stdout.split() == [b"0", b"400000", b"65536"]
+    assert label(crisp, container) == f"{NAME} (enforce)"
+
+
 def test_a_pods_own_profile_is_that_of_pause(crisp: Service, mine: str) -> None:
     pod = crisp.pod()
     security = pod.config.linux.security_context

@@ -81,12 +81,11 @@ def open_images(script: Script, request: StartRequest, side: HostSide, user: Slo
     """Open the images among the mounts of ``side``, in a mount namespace of the process's own and before the
     container's root is mounted. ``user`` as in ``open_mounts``; then it is the host's side, too."""
     images = {image["destination"]: image for image in request["images"]}
-    staging = request["rootfs"]["staging"]
     for each in side.mounts:
         if each.entry["type"] == "image":
             destination = each.entry["destination"]
             with script.step("mount the image", destination):
-                each.tree = image_volumes.open_image(script, images[destination], staging, each.options, user)
+                each.tree = image_volumes.open_image(script, images[destination], request["rootfs"], each.options, user)
 
 
 def make_nodes(script: Script, request: StartRequest, side: HostSide, ids: IdMapping) -> None:

@@ -17,7 +17,7 @@ from runtime.linux import mount, trees
 from runtime.linux.script import Script, Slot
 from runtime.rootfs import mounts, overlay, resolve
 from runtime.rootfs.options import MountOptions
-from runtime.spec import ImageMount
+from runtime.spec import ImageMount, Rootfs
 
 _NOT_THERE = dict.fromkeys(
     (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG), (StartRefused, "is not in the image")
@@ -25,14 +25,15 @@ _NOT_THERE = dict.fromkeys(
 
 
 def open_image(
-    script: Script, image: ImageMount, staging: str, options: MountOptions, user: Slot | None = None
+    script: Script, image: ImageMount, rootfs: Rootfs, options: MountOptions, user: Slot | None = None
 ) -> Slot:
-    """A detached tree of ``image`` with the attributes of ``options``; ``staging`` is an empty directory. ``user``
-    is the container's user namespace, if it has one: then the owners are idmapped by it.
+    """A detached tree of ``image`` with the attributes of ``options``, for a container whose root will be ``rootfs``.
+    ``user`` is its user namespace, if it has one: then the owners are idmapped by it.
 
     Refused where the image has nothing at the sub path, or more layers than an overlay takes.
     """
-    root = overlay.mount_readonly(script, image["lowerdirs"], staging, user)
+    staging = rootfs["staging"]
+    root = overlay.mount_readonly(script, image["lowerdirs"], rootfs, user)
     if image["sub_path"]:
         part = resolve.open_in(script, root, image["sub_path"], refuse=_NOT_THERE)
         tree = trees.open_tree(script, part, "", mount.OPEN_TREE_CLONE)

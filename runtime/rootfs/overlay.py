@@ -48,36 +48,36 @@ def mount_root(script: Script, rootfs: Rootfs, user: Slot | None = None) -> Slot
         lower = _idmapped(script, _bounded(rootfs["lowerdirs"]), rootfs["staging"], user)
     upper, work = (_open(script, rootfs[which]) for which in ("upperdir", "workdir"))
     _remove_volatile_mark(script, work)
-    label = rootfs.get("label", "")
     writable = f",upperdir={_shown(upper)},workdir={_shown(work)},volatile"
-    context = f',context="{label}"' if label else ""  # in quotes, for its level may have commas
-    root = _mount(script, rootfs["staging"], lower, writable + context, 0)
+    root = _mount(script, rootfs, lower, writable, 0)
     script.close(upper, work)
     return root
 
 
-def mount_readonly(script: Script, lowerdirs: list[str], staging: str, user: Slot | None = None) -> Slot:
-    """Mount layers alone on ``staging``, an empty directory; an O_PATH descriptor of their root.
+def mount_readonly(script: Script, lowerdirs: list[str], rootfs: Rootfs, user: Slot | None = None) -> Slot:
+    """Mount layers alone where and with the label with which ``rootfs`` will be; an O_PATH descriptor of their root.
 
     With the user namespace ``user`` they are idmapped by it, and each is mounted below that.
 
     Raises:
         StartRefused: more layers than an overlay takes.
     """
-    lowest = _open(script, staging)  # without an upper directory it takes two
+    lowest = _open(script, rootfs["staging"])  # without an upper directory it takes two
     if user is None:
         lower = [*(_open(script, path) for path in _bounded(lowerdirs)), lowest]
     else:
-        lower = [*_idmapped(script, _bounded(lowerdirs), staging, user), lowest]
-    return _mount(script, staging, lower, "", mount.MS_RDONLY)
+        lower = [*_idmapped(script, _bounded(lowerdirs), rootfs["staging"], user), lowest]
+    return _mount(script, rootfs, lower, "", mount.MS_RDONLY)
 
 
-def _mount(script: Script, staging: str, lower: list[Slot], upper: str, flags: int) -> Slot:
+def _mount(script: Script, rootfs: Rootfs, lower: list[Slot], upper: str, flags: int) -> Slot:
     """``upper`` are the options of the writable part, from a comma on, or empty. Closes ``lower``."""
+    staging, label = rootfs["staging"], rootfs.get("label", "")
+    context = f',context="{label}"' if label else ""  # in quotes, for its level may have commas
     layers = ":".join(map(_shown, lower))
     data, count = script.room(_PAGE), len(lower) - (not upper)
     too_long = {errno.E2BIG: (StartRefused, f"the image has {count} layers: mount(2) takes one page of options")}
-    template = f"lowerdir={layers}{upper},{_OPTIONS}"
+    template = f"lowerdir={layers}{upper}{context},{_OPTIONS}"
     script.call("COMPOSE", data, _PAGE, template, refuse=too_long)
     script.call("mount", "overlay", staging, "overlay", flags, data, object=staging)
     root = _open(script, staging)

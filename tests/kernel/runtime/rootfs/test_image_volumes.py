@@ -13,7 +13,7 @@ from runtime.errors import HostFault, StartRefused
 from runtime.linux.script import Script
 from runtime.rootfs import image_volumes
 from runtime.rootfs.options import parse_options
-from runtime.spec import ImageMount
+from runtime.spec import ImageMount, Rootfs
 from tests.kernel.runtime.launched import carried_out
 from tests.kernel.runtime.rootfs.held import left_open
 from tests.kernel.runtime.rootfs.mountns import in_mount_namespace
@@ -37,12 +37,17 @@ def image(tmp_path: Path) -> ImageMount:
     }
 
 
+def rootfs_at(tmp_path: Path) -> Rootfs:
+    """That of the container, of which nothing but the empty directory counts."""
+    return {"lowerdirs": [], "upperdir": "", "workdir": "", "staging": str(tmp_path / "staging")}
+
+
 def opened(image: ImageMount, tmp_path: Path, *options: str) -> Any:
     """Writes the opening of ``image`` into a script."""
 
     def write(script: Script) -> Any:
         parsed = parse_options(["ro", "rprivate", *options])
-        return image_volumes.open_image(script, image, str(tmp_path / "staging"), parsed)
+        return image_volumes.open_image(script, image, rootfs_at(tmp_path), parsed)
 
     return write
 
@@ -136,3 +141,11 @@ def test_several_go_over_the_same_directory(image: ImageMount, tmp_path: Path) -
 
     whole = ["data", "inside", "loop", "out"]
     assert in_mount_namespace(work) == [whole, ["file"], whole]
+
+
+def test_an_image_has_the_label_of_its_containers_root(image: ImageMount, tmp_path: Path) -> None:
+    """As the root itself; only a kernel with SELinux takes it."""
+    script = Script()
+    labelled = Rootfs(**{**rootfs_at(tmp_path), "label": "u:object_r:t:s0:c1,c2"})
+    image_volumes.open_image(script, image, labelled, parse_options(["ro"]))
+    assert b',context="u:object_r:t:s0:c1,c2",index=off' in script.bytes()

@@ -155,7 +155,7 @@ def test_a_script_mounts_layers_alone_read_only(rootfs: Rootfs, layers: int) -> 
     lower = rootfs["lowerdirs"][:layers]
 
     def work() -> tuple[str, int, list[str]]:
-        (fd,) = carried_out(lambda script: overlay.mount_readonly(script, lower, rootfs["staging"]))
+        (fd,) = carried_out(lambda script: overlay.mount_readonly(script, lower, rootfs))
         root = Path(f"/proc/self/fd/{fd}")
         return (root / "who").read_text(), os.statvfs(root).f_flag & os.ST_RDONLY, sorted(os.listdir(root))
 
@@ -165,7 +165,7 @@ def test_a_script_mounts_layers_alone_read_only(rootfs: Rootfs, layers: int) -> 
 def test_more_layers_alone_than_fit_are_counted_without_the_empty_one(rootfs: Rootfs) -> None:
     rootfs["lowerdirs"] = [rootfs["lowerdirs"][0]] * 400
     for mounted in (
-        lambda: carried_out(lambda script: overlay.mount_readonly(script, rootfs["lowerdirs"], rootfs["staging"])),
+        lambda: carried_out(lambda script: overlay.mount_readonly(script, rootfs["lowerdirs"], rootfs)),
         lambda: overlay.mount_layers(rootfs),
     ):
         with pytest.raises(StartRefused, match="the image has 400 layers"):

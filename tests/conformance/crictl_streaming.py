@@ -58,13 +58,17 @@ class Terminal:
 
     def expect(self, text: str) -> str:
         """Read until ``text`` has appeared; what came before it, which is forgotten."""
-        until = time.monotonic() + PATIENCE
-        while text not in self.seen:
-            if time.monotonic() > until:
-                raise Failed(f"{text!r} did not appear; there was {self.seen!r}")
-            self._read()
+        if not self.hears(text, PATIENCE):
+            raise Failed(f"{text!r} did not appear; there was {self.seen!r}")
         before, _, self.seen = self.seen.partition(text)
         return before
+
+    def hears(self, text: str, seconds: float) -> bool:
+        """Read until ``text`` has appeared, or for so long."""
+        until = time.monotonic() + seconds
+        while text not in self.seen and time.monotonic() < until:
+            self._read()
+        return text in self.seen
 
     def _read(self) -> None:
         if select.select([self.master], [], [], 0.1)[0]:
@@ -158,6 +162,16 @@ def wait_until_size(shell: Terminal, size: str) -> None:
     raise Failed(f"the terminal never had the size {size}")
 
 
+def wait_until_attached(one: Terminal, other: Terminal) -> None:
+    """Nothing tells when a client is; what came before that it never hears."""
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until:
+        one.type("echo he''re\n")
+        if other.hears("here", 1) and one.hears("here", 1):
+            return
+    raise Failed(f"one of two was not attached; they saw {one.seen!r} and {other.seen!r}")
+
+
 def step_attach_types_and_hears(session: Session, transport: str) -> None:
     id = session.run_container(f"echo-{transport}", ECHO, stdin=True, stdin_once=True)
     command = session.command("attach", "-i", "--transport", transport, id)
@@ -180,7 +194,7 @@ def step_attach_from_two_terminals(session: Session, transport: str) -> None:
     id = session.run_container(f"shell-{transport}", "echo ready; exec sh", stdin=True, tty=True)
     arguments = ("attach", "-i", "-t", "--transport", transport, id)
     with terminal(session, *arguments) as first, terminal(session, *arguments) as second:
-        time.sleep(1)  # until both are attached nothing tells
+        wait_until_attached(first, second)
         first.type("echo one-$((1+1))\n")
         first.expect("one-2")
         second.expect("one-2")

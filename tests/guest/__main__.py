@@ -149,7 +149,7 @@ def run_critest(machine: Machine, programs: Path | None) -> int:
     words = " ".join(f"--{name} {value}" for name, value in options.items())
     status = run_shell(machine, f"cd {recipe.PLACES['sources']} && python -m tests.conformance.critest {words}")
     if machine.run(["cat", options["document"]], 60, told.append) == 0:
-        _, heading, section = "".join(told).partition("## ")
+        _, heading, section = "".join(told).replace(SPECS, SPECS.replace("|", r"\|")).partition("## ")  # of a table
         DOCUMENT.write_text(replace_section(DOCUMENT.read_text() if DOCUMENT.exists() else "", heading + section))
     say(f"critest: {time.monotonic() - began:.0f} s, status {status}")
     return status

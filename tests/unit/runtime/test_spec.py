@@ -34,7 +34,7 @@ def test_a_start_request_is_the_same_after_json() -> None:
 
 
 def test_the_parts_of_a_root_are_those_that_overlayfs_needs() -> None:
-    assert set(spec.Rootfs.__annotations__) == {"lowerdirs", "upperdir", "workdir", "staging"}
+    assert set(spec.Rootfs.__annotations__) == {"lowerdirs", "upperdir", "workdir", "staging", "label"}
 
 
 @pytest.mark.parametrize(("number", "outside"), [(0, 1000), (99, 1099), (100, spec.UNMAPPED), (-1, spec.UNMAPPED)])

@@ -29,6 +29,7 @@ from runtime.linux.script import Script
 from runtime.monitor import Monitor
 from runtime.pause import PAUSE
 from runtime.program import LAUNCH, open_program
+from runtime.spec import PAUSE_ROOT
 
 ROUNDS = 8
 """How often the pod is played. Byte code is specialised after eight calls; most functions get some in a round."""
@@ -36,6 +37,7 @@ ROUNDS = 8
 _PR_SET_PDEATHSIG = 1
 _SECONDS = 5.0
 _CONTAINERS = ("first", "second", "third")
+_BLANK = ("uts", PAUSE_ROOT)
 _NOWHERE: Any = {"v1": [], "v2": None}
 _LINES = b"all the world's a stage\n" * 40
 
@@ -48,7 +50,7 @@ def rehearse(rounds: int = ROUNDS) -> None:
         OSError: likewise.
     """
     exec = _stay([*STDIO, "target"])
-    scripts = {"blank": _hand_over(), "sandbox": _stay(), "exec": exec}
+    scripts = {"blank": _hand_over(), "sandbox": _stay(_BLANK), "exec": exec}
     scripts.update({"prepare": _print(waits=True), "start": _print()})
     launch = open_program(LAUNCH)
     try:
@@ -73,10 +75,11 @@ def _play(launch: int, scripts: dict[str, bytes]) -> None:
 
 
 def _hand_over() -> bytes:
-    """The script of a process that makes nothing, hands it over, and ends."""
+    """The script of a process that makes nothing, hands it over as ``_BLANK``, and ends."""
     script = Script()
-    made = script.opened("openat", AT_FDCWD, "/proc/self/ns/uts", os.O_RDONLY | os.O_CLOEXEC, 0)
-    script.hand_over(b"namespaces", [made])
+    flags = os.O_RDONLY | os.O_CLOEXEC
+    made = [script.opened("openat", AT_FDCWD, f"/proc/self/ns/{name}", flags, 0) for name in ("uts", "mnt")]
+    script.hand_over(b"namespaces", made)
     return script.bytes()
 
 
@@ -116,7 +119,7 @@ def _nowhere_directory() -> int:
 
 
 def _plot(directory: str) -> list[tuple[str, Message]]:
-    sandbox: Message = {"held": [], "new": [], "cgroup": _NOWHERE}
+    sandbox: Message = {"held": list(_BLANK), "new": [], "cgroup": _NOWHERE}
     plot: list[tuple[str, Message]] = [("hello", {}), ("blank", {"namespaces": ["uts"]}), ("sandbox", sandbox)]
     for name in _CONTAINERS:
         plot += [

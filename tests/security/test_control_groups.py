@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from proto import api_pb2 as api
+from runtime.cgroups.layout import Kind
 from tests.security.attacks import Attacked
 
 pytestmark = [
@@ -29,7 +30,7 @@ async def test_a_writable_hierarchy_gives_a_container_control_groups(crisp: Atta
     container = crisp.attacker("sleep", "1000")
     container.linux.security_context.privileged = True
     id = await crisp.run(await crisp.run_pod(config), container)
-    place = "/sys/fs/cgroup" if crisp.host.layout.v2_controllers else "/sys/fs/cgroup/pids"
+    place = "/sys/fs/cgroup" if crisp.host.layout.kind is Kind.V2 else "/sys/fs/cgroup/pids"
     script = "mkdir $0; sleep 100 & echo $! > $0/cgroup.procs; cat $0/cgroup.procs; kill $!; wait; rmdir $0"
     said = await crisp.say(id, "sh", "-c", script, f"{place}/x")
     assert said.isdigit(), said

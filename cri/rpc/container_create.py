@@ -44,9 +44,10 @@ async def create_container(
     host: Host, request: api.CreateContainerRequest, context: Any
 ) -> api.CreateContainerResponse:
     sandbox = host.store.sandboxes.get(request.pod_sandbox_id)
-    validate_create_container(request, pod_facts(host, sandbox), host.facts)
+    pod = pod_facts(host, sandbox)
+    validate_create_container(request, pod, host.facts)
     check_propagation(request.config)
-    await check_idmapped(host, request.config, decode(sandbox.plan, SandboxPlan))
+    await check_idmapped(host, request.config, pod.plan)
     security = request.config.linux.security_context
     confinement = await confine(host, security, plan_bounding(security, host.facts))
     meta = request.config.metadata

@@ -8,6 +8,7 @@ Invariant: as in ``parsers``.
 
 from __future__ import annotations
 
+import abc
 import json
 import random
 from typing import Any
@@ -49,7 +50,7 @@ def parts(value: Any) -> list[Any]:
     return [value, *(part for each in inside for part in parts(each))]
 
 
-class Json(Parser):
+class Json(Parser, abc.ABC):
     """``taken`` is given documents, half of them whole ones with some changes."""
 
     def __init__(self) -> None:
@@ -64,9 +65,9 @@ class Json(Parser):
             given = json.dumps(document, ensure_ascii=chance.random() < 0.5).encode("utf-8", "surrogatepass")
         self.taken(given, chance)
 
+    @abc.abstractmethod
     def taken(self, given: bytes, chance: random.Random) -> None:
         """One case."""
-        raise NotImplementedError
 
 
 class Seccomp(Json):

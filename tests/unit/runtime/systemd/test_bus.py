@@ -34,13 +34,6 @@ def heard() -> Heard:
 
 
 @pytest.fixture
-async def systemd(tmp_path: Path) -> AsyncIterator[FakeSystemd]:
-    fake = FakeSystemd()
-    async with fake.serving(tmp_path / "bus"):
-        yield fake
-
-
-@pytest.fixture
 async def bus(systemd: FakeSystemd, tmp_path: Path, heard: Heard) -> AsyncIterator[Bus]:
     connected = await Bus.connect(str(tmp_path / "bus"), heard.signal, heard.end)
     yield connected

@@ -18,13 +18,6 @@ MEMORY: Property = ("MemoryMax", ("t", 4096))
 
 
 @pytest.fixture
-async def systemd(tmp_path: Path) -> AsyncIterator[FakeSystemd]:
-    fake = FakeSystemd()
-    async with fake.serving(tmp_path / "bus"):
-        yield fake
-
-
-@pytest.fixture
 async def units(systemd: FakeSystemd, tmp_path: Path) -> AsyncIterator[Units]:
     made = Units(str(tmp_path / "bus"), str(tmp_path / "private"))
     yield made

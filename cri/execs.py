@@ -23,7 +23,8 @@ from cri.state.records import ContainerRecord
 from proto import api_pb2 as api
 from runtime.cgroups import tree
 from runtime.errors import DeadlineExceeded, FailedPrecondition, Fault, NotFound
-from runtime.spec import ExecRequest, mapping_of
+from runtime.requests import ExecRequest
+from runtime.spec import mapping_of
 
 LOG = logging.getLogger("crisp.exec")
 

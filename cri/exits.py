@@ -31,7 +31,7 @@ from runtime.errors import HostFault, NotFound, ResourceExhausted
 from runtime.exits import read_exit
 from runtime.monitor_client import MonitorClient
 from runtime.procfs import start_time
-from runtime.spec import ExitRecord
+from runtime.requests import ExitRecord
 
 LOG = logging.getLogger("crisp.exits")
 RecordT = TypeVar("RecordT", SandboxRecord, ContainerRecord)

@@ -53,7 +53,8 @@ from runtime.cgroups.stats import Sweeper
 from runtime.errors import Unavailable
 from runtime.images.trash import Trash
 from runtime.monitor_client import Init, MonitorClient
-from runtime.spec import IdMapping, ResolvedUser, Rootfs
+from runtime.requests import ResolvedUser, Rootfs
+from runtime.spec import IdMapping
 from runtime.steps import Execution, Stage
 from runtime.supervisor import Supervisor
 from runtime.systemd.scopes import Scopes

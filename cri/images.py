@@ -31,7 +31,7 @@ from runtime.images.model import FilesystemUsage, WorkerRunner
 from runtime.images.pull import Puller
 from runtime.images.registry import Registry
 from runtime.images.store import ImageStore
-from runtime.spec import Rootfs
+from runtime.requests import Rootfs
 
 LOG = logging.getLogger("crisp.images")
 

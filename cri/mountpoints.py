@@ -29,9 +29,9 @@ from cri.plan.mountpoints import MOST_LAYERS, chain_of, key_of, plan_mountpoints
 from cri.steps.files import make_directory, remove_tree
 from runtime.errors import Fault, NotSupported, Unavailable
 from runtime.linux.files import is_known_directory
+from runtime.requests import Mountpoint, Rootfs
 from runtime.rootfs.made import check_layer
 from runtime.rootfs.overlay import take_over_attributes
-from runtime.spec import Mountpoint, Rootfs
 
 if TYPE_CHECKING:
     from cri.host import Host

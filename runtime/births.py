@@ -19,8 +19,7 @@ from runtime.identity import Filter
 from runtime.init import JOINABLE, plan_init
 from runtime.linux.script import Script
 from runtime.pause import plan_pause
-from runtime.rootfs.cgroupfs import ROOT
-from runtime.spec import (
+from runtime.requests import (
     PAUSE_ROOT,
     CgroupDirs,
     ContainerBirth,
@@ -30,6 +29,7 @@ from runtime.spec import (
     SandboxRequest,
     StartRequest,
 )
+from runtime.rootfs.cgroupfs import ROOT
 
 _WORDS_LIMIT = 2048
 _SECCOMP_BYTES = 4096 * 8

@@ -20,8 +20,9 @@ from runtime.linux.libc import AT_EMPTY_PATH, AT_FDCWD
 from runtime.linux.script import ANY, At, Label, Loaded, Script, Slot, load
 from runtime.linux.spawn import RELEASE
 from runtime.lsm.exec_label import set_exec_label
+from runtime.requests import CgroupDirs
 from runtime.rootfs.resolve import EXACT, HOW_BYTES, how
-from runtime.spec import CgroupDirs, Process
+from runtime.spec import Process
 
 STDIO = ("stdin", "stdout", "stderr")
 """Names of the given descriptors that become 0, 1 and 2."""

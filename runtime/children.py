@@ -35,7 +35,7 @@ from runtime.channel import Message, Socket
 from runtime.errors import Fault, HostFault, ScriptFailed, from_wire, to_wire
 from runtime.linux import process, spawn
 from runtime.loop import READ, Loop
-from runtime.spec import CgroupDirs
+from runtime.requests import CgroupDirs
 
 _PR_SET_PDEATHSIG = 1
 _REPORT_LIMIT = 64 * 1024

@@ -21,8 +21,9 @@ from runtime.init import stdio_numbers
 from runtime.linux import namespaces
 from runtime.linux.libc import AT_FDCWD
 from runtime.linux.script import Script
+from runtime.requests import ExecRequest
 from runtime.rootfs import console
-from runtime.spec import ExecRequest, to_host
+from runtime.spec import to_host
 
 _JOINED = (
     namespaces.CLONE_NEWNS

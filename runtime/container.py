@@ -27,7 +27,7 @@ from runtime.linux.namespaces import CLONE_NEWPID
 from runtime.loop import READ, Timer
 from runtime.peers import Reply
 from runtime.pod import Pod
-from runtime.spec import ContainerBirth, ExitRecord
+from runtime.requests import ContainerBirth, ExitRecord
 from runtime.stdio import Stdio
 
 DRAIN_SECONDS = 5.0

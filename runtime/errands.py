@@ -11,7 +11,7 @@ from __future__ import annotations
 from runtime.children import Birth, Child
 from runtime.errors import HostFault
 from runtime.peers import Reply
-from runtime.spec import CgroupDirs
+from runtime.requests import CgroupDirs
 
 _SILENT = "the child ended without an answer"
 

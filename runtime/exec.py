@@ -19,7 +19,7 @@ from runtime.errors import Fault
 from runtime.loop import Timer
 from runtime.peers import Reply
 from runtime.pod import Pod
-from runtime.spec import ExecBirth
+from runtime.requests import ExecBirth
 from runtime.stdio import Stdio
 
 

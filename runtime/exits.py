@@ -16,7 +16,7 @@ from typing import Any
 
 from runtime import channel
 from runtime.errors import HostFault
-from runtime.spec import ExitRecord
+from runtime.requests import ExitRecord
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _REQUIRED = {"container": str, "pid": int, "code": int, "signal": int, "oom": bool, "finished_at": int}

@@ -23,8 +23,9 @@ from runtime.linux.libc import AT_FDCWD
 from runtime.linux.script import Script
 from runtime.linux.spawn import failure, spawn
 from runtime.program import LAUNCH, open_program
+from runtime.requests import Rootfs
 from runtime.rootfs import overlay
-from runtime.spec import IdMapping, Rootfs
+from runtime.spec import IdMapping
 
 _ANY_IDS: IdMapping = {"host": 65536, "size": 65536}
 _SECONDS = 10.0

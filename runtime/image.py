@@ -23,8 +23,8 @@ from runtime.errors import FailedPrecondition, Fault
 from runtime.linux import mount, namespaces, process
 from runtime.linux.libc import SyscallError
 from runtime.looks import FillRequest, FindRequest, Found, ResolveUserRequest
+from runtime.requests import Rootfs
 from runtime.rootfs import overlay, resolve, volumes
-from runtime.spec import Rootfs
 
 T = TypeVar("T")
 

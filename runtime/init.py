@@ -26,8 +26,9 @@ from runtime.identity import Filter
 from runtime.linux import mount, namespaces, trees
 from runtime.linux.libc import AT_FDCWD
 from runtime.linux.script import Script, Slot
+from runtime.requests import StartRequest
 from runtime.rootfs import compose, console, mounts, overlay, pivot, resolve
-from runtime.spec import Namespace, Spec, StartRequest, mapping_of, to_host
+from runtime.spec import Namespace, Spec, mapping_of, to_host
 
 JOINABLE = ("network", "ipc", "uts", "user")
 """The kinds of namespaces of a pod that a container's init enters."""

@@ -1,6 +1,6 @@
 """What the daemon asks of an image, which ``runtime.image`` finds out in a child of the monitor.
 
-The documents of three of the monitor's operations, like those of ``runtime.spec``.
+The documents of three of the monitor's operations, like those of ``runtime.requests``.
 
 Invariant: everything in here is plain JSON.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-from runtime.spec import CgroupDirs, Rootfs, Volume
+from runtime.requests import CgroupDirs, Rootfs, Volume
 
 
 class ResolveUserRequest(TypedDict):

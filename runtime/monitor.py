@@ -29,8 +29,8 @@ from runtime.peers import SOCKET_NAME, Operation, Peers, Reply
 from runtime.pod import Pod
 from runtime.prepared import Prepared
 from runtime.procfs import start_time
+from runtime.requests import ContainerBirth, ExecBirth, SandboxBirth
 from runtime.sandbox import Sandbox
-from runtime.spec import ContainerBirth, ExecBirth, SandboxBirth
 
 LOOK_SECONDS = 10.0
 """How long looking up a user or a path in an image may take."""

@@ -2,7 +2,7 @@
 
 ``runtime.supervisor`` makes these, from a fork or by connecting to a monitor that
 has outlived a daemon. The operations are those of ``runtime.monitor``; arguments
-and results are the documents of ``runtime.spec``.
+and results are the documents of ``runtime.requests``.
 
 Invariant: descriptors that are returned are the caller's, and there are exactly
 as many as the operation's docstring says.
@@ -25,15 +25,7 @@ from runtime.linux.script import Script
 from runtime.looks import FillRequest, FindRequest, Found, ResolveUserRequest
 from runtime.mountpoints import plan_mountpoints
 from runtime.pause import plan_blank, plan_pause
-from runtime.spec import (
-    ContainerBirth,
-    ExecRequest,
-    Mountpoint,
-    ResolvedUser,
-    Rootfs,
-    SandboxRequest,
-    StartRequest,
-)
+from runtime.requests import ContainerBirth, ExecRequest, Mountpoint, ResolvedUser, Rootfs, SandboxRequest, StartRequest
 from runtime.templates import Templates
 
 _TEMPLATES = Templates()

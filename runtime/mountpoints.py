@@ -21,9 +21,9 @@ from collections.abc import Sequence
 from runtime.child import leave_monitor, take_stdio
 from runtime.linux import mount, namespaces, trees
 from runtime.linux.script import Script, Slot
+from runtime.requests import Mountpoint, Rootfs
 from runtime.rootfs import overlay
 from runtime.rootfs.resolve import make_dirs_in_root, make_exact_directory, make_file_in_root
-from runtime.spec import Mountpoint, Rootfs
 
 _NO_ACCESS = mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV | mount.MOUNT_ATTR_NOEXEC
 _SMALL = ("size=64k", "nr_inodes=64", "mode=755")

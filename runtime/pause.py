@@ -18,8 +18,9 @@ from runtime.linux.libc import AT_EMPTY_PATH, AT_FDCWD
 from runtime.linux.script import Script, Slot
 from runtime.lsm.exec_label import set_exec_label
 from runtime.program import ATTRIBUTES
+from runtime.requests import PAUSE_ROOT, SandboxRequest
 from runtime.rootfs.pivot import enter_root
-from runtime.spec import PAUSE_ROOT, Process, SandboxRequest
+from runtime.spec import Process
 
 PAUSE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "pause")
 """The binary, compiled from ``pause.c`` when crisp is installed."""

@@ -14,7 +14,7 @@ from runtime.container import Container
 from runtime.errors import AlreadyExists, NotFound
 from runtime.peers import Reply
 from runtime.pod import Pod
-from runtime.spec import ContainerBirth
+from runtime.requests import ContainerBirth
 
 SECONDS = 60.0
 """How long it waits; kubelet starts what it has created at once."""

@@ -29,7 +29,7 @@ from runtime.linux.script import Script
 from runtime.monitor import Monitor
 from runtime.pause import PAUSE
 from runtime.program import LAUNCH, open_program
-from runtime.spec import PAUSE_ROOT
+from runtime.requests import PAUSE_ROOT
 
 ROUNDS = 8
 """How often the pod is played. Byte code is specialised after eight calls; most functions get some in a round."""

@@ -20,7 +20,7 @@ from runtime.errors import FailedPrecondition, Fault
 from runtime.linux.namespaces import CLONE_NEWPID
 from runtime.peers import Reply
 from runtime.pod import Pod
-from runtime.spec import PAUSE_ROOT, CgroupDirs, SandboxBirth
+from runtime.requests import PAUSE_ROOT, CgroupDirs, SandboxBirth
 
 
 class Sandbox:

@@ -18,8 +18,8 @@ import stat
 from runtime.errors import FailedPrecondition, InvalidArgument
 from runtime.linux.libc import SyscallError
 from runtime.looks import ResolveUserRequest
+from runtime.requests import ResolvedUser
 from runtime.rootfs.resolve import open_in_root
-from runtime.spec import ResolvedUser
 
 MAX_ID = 2**31 - 1
 MAX_FILE_BYTES = 10 << 20

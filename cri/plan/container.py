@@ -30,23 +30,8 @@ from proto import api_pb2 as api
 from runtime.cgroups.resources import Resources
 from runtime.errors import FailedPrecondition
 from runtime.images.config import ImageConfig
-from runtime.spec import (
-    Capabilities,
-    CgroupDirs,
-    IdMapping,
-    ImageMount,
-    Linux,
-    Namespace,
-    OciIdMapping,
-    Process,
-    ResolvedUser,
-    Root,
-    Rootfs,
-    Spec,
-    StartRequest,
-    Volume,
-    to_host,
-)
+from runtime.requests import CgroupDirs, ImageMount, ResolvedUser, Rootfs, StartRequest, Volume
+from runtime.spec import Capabilities, IdMapping, Linux, Namespace, OciIdMapping, Process, Root, Spec, to_host
 
 OCI_VERSION = "1.2.0"
 

@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 
 from cri.plan.container import ContainerPlan
 from cri.plan.paths import clean
-from runtime.spec import Mount, Mountpoint
+from runtime.requests import Mountpoint
+from runtime.spec import Mount
 
 MOST_LAYERS = 100
 """Of an image. One more has to fit into an overlay's options, which are one page."""

@@ -20,7 +20,8 @@ from cri.plan.paths import clean, depth, is_below
 from cri.plan.sandbox import NODE, SandboxPlan
 from proto import api_pb2 as api
 from runtime.errors import FailedPrecondition
-from runtime.spec import Mount, Volume
+from runtime.requests import Volume
+from runtime.spec import Mount
 
 PROPAGATION: dict[int, str] = {
     api.PROPAGATION_PRIVATE: "rprivate",

@@ -15,7 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from proto import api_pb2 as api
 from runtime.errors import FailedPrecondition, InvalidArgument
 from runtime.images.config import ImageConfig
-from runtime.spec import Capabilities, Process, ResolvedUser, User
+from runtime.requests import ResolvedUser
+from runtime.spec import Capabilities, Process, User
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_TERM = "xterm"

@@ -22,7 +22,8 @@ from cri.settings import Settings
 from network.bandwidth import Bandwidth, plan_bandwidth
 from proto import api_pb2 as api
 from runtime.cgroups.resources import Resources, plan_writes
-from runtime.spec import CgroupDirs, IdMapping, SandboxRequest, Seccomp, User
+from runtime.requests import CgroupDirs, SandboxRequest
+from runtime.spec import IdMapping, Seccomp, User
 
 SHM_SIZE = 64 << 20
 """Bytes of a pod's own /dev/shm, as containerd and Docker have it."""

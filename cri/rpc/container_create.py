@@ -36,7 +36,7 @@ from cri.validate.container import PodFacts, validate_create_container
 from proto import api_pb2 as api
 from runtime.cgroups.in_force import read_in_force
 from runtime.errors import FailedPrecondition, InvalidArgument, NotFound
-from runtime.spec import ResolvedUser
+from runtime.requests import ResolvedUser
 from runtime.steps import Stage
 
 

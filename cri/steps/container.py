@@ -35,8 +35,9 @@ from runtime.cgroups.limits import apply_writes, note_clamped, read_oom_score_ad
 from runtime.cgroups.resources import Resources, plan_writes
 from runtime.errors import DeadlineExceeded, FailedPrecondition, Fault, NotFound, Unavailable
 from runtime.monitor_client import MonitorClient, write_init
+from runtime.requests import ImageMount, StartRequest
 from runtime.rootfs.overlay import take_over_attributes
-from runtime.spec import ImageMount, StartRequest, mapping_of
+from runtime.spec import mapping_of
 
 LOG = logging.getLogger("crisp.steps")
 

@@ -24,7 +24,7 @@ import time
 
 TYPE_CHECKING = False  # a constant of its own: importing typing for it would cost the monitor memory
 if TYPE_CHECKING:
-    from runtime.spec import CgroupDirs
+    from runtime.requests import CgroupDirs
 
 FREEZE_PATIENCE = 0.05
 """Seconds to wait for FROZEN. A task in an uninterruptible call may never get there."""

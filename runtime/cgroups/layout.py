@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from runtime.errors import HostFault, InvalidArgument
-from runtime.spec import CgroupDirs
+from runtime.requests import CgroupDirs
 
 _COMPUTE = ("cpu", "cpuacct", "cpuset", "memory", "hugetlb", "pids", "rdma", "misc")
 _CONTROL = ("blkio", "devices", "freezer", "net_cls", "net_prio", "perf_event")

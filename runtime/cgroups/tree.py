@@ -24,7 +24,7 @@ from collections.abc import Collection
 from runtime.cgroups import files, kill
 from runtime.cgroups.layout import Layout, dirs, exec_dirs, validate
 from runtime.errors import HostFault
-from runtime.spec import CgroupDirs
+from runtime.requests import CgroupDirs
 
 MARK = "trusted.crisp"
 """Extended attribute of a directory of ours; its value says what it is for (an id), empty for an

@@ -15,10 +15,11 @@ from __future__ import annotations
 from runtime.linux import mount, trees
 from runtime.linux.libc import AT_FDCWD, AT_RECURSIVE
 from runtime.linux.script import Script, Slot
+from runtime.requests import CgroupDirs
 from runtime.rootfs.mounts import attach, create_filesystem
 from runtime.rootfs.options import MountOptions
 from runtime.rootfs.resolve import make_exact_directory
-from runtime.spec import CgroupDirs, Mount
+from runtime.spec import Mount
 
 ROOT = "/sys/fs/cgroup"
 

@@ -14,10 +14,11 @@ import copy
 
 from runtime.linux import mount, trees
 from runtime.linux.script import Script, Slot
+from runtime.requests import StartRequest
 from runtime.rootfs import cgroupfs, devices, image_volumes, masks, mounts
 from runtime.rootfs.options import MountOptions, parse_options
 from runtime.rootfs.resolve import make_file_in_root
-from runtime.spec import Device, IdMapping, Spec, StartRequest, mapping_of
+from runtime.spec import Device, IdMapping, Spec, mapping_of
 from runtime.spec import Mount as MountEntry
 
 _CGROUP_TYPES = ("cgroup", "cgroup2")

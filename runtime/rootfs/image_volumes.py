@@ -15,9 +15,9 @@ import errno
 from runtime.errors import StartRefused
 from runtime.linux import mount, trees
 from runtime.linux.script import Script, Slot
+from runtime.requests import ImageMount, Rootfs
 from runtime.rootfs import mounts, overlay, resolve
 from runtime.rootfs.options import MountOptions
-from runtime.spec import ImageMount, Rootfs
 
 _NOT_THERE = dict.fromkeys(
     (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG), (StartRefused, "is not in the image")

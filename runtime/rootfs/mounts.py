@@ -19,9 +19,10 @@ from runtime.errors import HostFault, StartRefused
 from runtime.linux import files, mount, trees
 from runtime.linux.libc import AT_FDCWD, AT_RECURSIVE
 from runtime.linux.script import Label, Loaded, Script, Slot, load
+from runtime.requests import Volume
 from runtime.rootfs.options import MountOptions
 from runtime.rootfs.resolve import make_dirs_in_root, make_exact_directory, make_file_in_root, open_exactly
-from runtime.spec import Mount, Volume
+from runtime.spec import Mount
 
 MASKABLE_IN_PROC = frozenset(
     f"/proc/{name}" for name in ("cpuinfo", "diskstats", "loadavg", "meminfo", "stat", "swaps", "uptime")

@@ -20,7 +20,8 @@ from runtime.errors import HostFault, StartRefused
 from runtime.linux import files, mount, trees
 from runtime.linux.libc import AT_FDCWD, AT_SYMLINK_NOFOLLOW
 from runtime.linux.script import Script, Slot, load, number
-from runtime.spec import UNMAPPED, IdMapping, Rootfs, to_host
+from runtime.requests import Rootfs
+from runtime.spec import UNMAPPED, IdMapping, to_host
 
 # Whatever the defaults of the host's module are: layers are shared by many mounts
 # (index), and a layer's xattrs must not point into others (redirect_dir, metacopy).

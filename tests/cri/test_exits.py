@@ -22,7 +22,7 @@ from cri.state.records import ContainerRecord, ContainerState, MonitorRecord
 from cri.state.store import Store
 from proto import api_pb2 as api
 from runtime.errors import NotFound, ResourceExhausted, Unavailable
-from runtime.spec import ExitRecord
+from runtime.requests import ExitRecord
 from tests.cri.harness import Crisp
 
 

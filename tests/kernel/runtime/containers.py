@@ -20,8 +20,9 @@ import pytest
 from runtime import births, image
 from runtime.init import plan_init
 from runtime.linux import namespaces
+from runtime.requests import StartRequest
 from runtime.rootfs import volumes
-from runtime.spec import Mount, StartRequest
+from runtime.spec import Mount
 from tests.kernel.runtime.forked import in_child
 from tests.kernel.runtime.launched import launch, wait_report
 

@@ -18,7 +18,7 @@ from runtime.linux.script import Script
 from runtime.monitor import Monitor
 from runtime.pause import plan_blank
 from runtime.program import LAUNCH, open_program
-from runtime.spec import PAUSE_ROOT, CgroupDirs
+from runtime.requests import PAUSE_ROOT, CgroupDirs
 
 NOWHERE: CgroupDirs = {"v1": [], "v2": None}
 SECONDS = 30.0

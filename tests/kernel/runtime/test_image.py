@@ -12,7 +12,7 @@ from runtime import channel, image, users
 from runtime.errors import FailedPrecondition, HostFault, StartRefused
 from runtime.linux import process
 from runtime.looks import FillRequest, ResolveUserRequest
-from runtime.spec import Rootfs
+from runtime.requests import Rootfs
 from tests.descriptors import open_descriptors
 from tests.kernel.runtime.forked import in_child
 

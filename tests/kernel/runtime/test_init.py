@@ -15,7 +15,8 @@ from runtime import births
 from runtime.errors import HostFault, StartRefused
 from runtime.idmap import make_user_namespace
 from runtime.linux import namespaces
-from runtime.spec import Mount, StartRequest
+from runtime.requests import StartRequest
+from runtime.spec import Mount
 from tests.kernel.runtime.containers import Image, bind, needs_busybox, read_until, run, started
 
 pytestmark = needs_busybox

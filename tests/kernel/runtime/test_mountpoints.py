@@ -11,8 +11,8 @@ import pytest
 
 from runtime.errors import Fault, StartRefused
 from runtime.mountpoints import plan_mountpoints
+from runtime.requests import Mountpoint, Rootfs
 from runtime.rootfs.made import check_layer
-from runtime.spec import Mountpoint, Rootfs
 from tests.kernel.runtime.containers import Image, bind, needs_busybox, run
 from tests.kernel.runtime.launched import launch, wait_report
 

@@ -21,7 +21,7 @@ from runtime.errors import Fault, HostFault, Unavailable
 from runtime.monitor_client import MonitorClient
 from runtime.pause import PAUSE
 from runtime.procfs import start_time
-from runtime.spec import CgroupDirs, ExecRequest
+from runtime.requests import CgroupDirs, ExecRequest
 from runtime.supervisor import Supervisor
 from tests.descriptors import open_descriptors
 from tests.kernel.runtime.containers import Image, needs_busybox

@@ -12,7 +12,7 @@ import pytest
 from runtime import births
 from runtime.errors import HostFault, InvalidArgument, StartRefused
 from runtime.identity import Filter
-from runtime.spec import PAUSE_ROOT, CgroupDirs
+from runtime.requests import PAUSE_ROOT, CgroupDirs
 
 ALLOW = b"\x06\0\0\0\0\0\xff\x7f"
 NOWHERE: CgroupDirs = {"v1": [], "v2": None}

@@ -12,7 +12,7 @@ import pytest
 
 from runtime import exits
 from runtime.errors import HostFault
-from runtime.spec import ExitRecord
+from runtime.requests import ExitRecord
 
 RECORD: ExitRecord = {
     "container": "c0ffee",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 
-from runtime import looks, spec
+from runtime import looks, requests
 
 
 def test_a_question_is_the_same_after_json() -> None:
-    rootfs: spec.Rootfs = {"lowerdirs": ["/l\udcff"], "upperdir": "", "workdir": "", "staging": "/s"}
+    rootfs: requests.Rootfs = {"lowerdirs": ["/l\udcff"], "upperdir": "", "workdir": "", "staging": "/s"}
     user: looks.ResolveUserRequest = {"rootfs": rootfs, "user": "a", "gid": None, "groups": [1], "policy": "Merge"}
     find: looks.FindRequest = {"rootfs": rootfs, "path": "a/b"}
     fill: looks.FillRequest = {"rootfs": rootfs, "volumes": [], "cgroup": {"v1": [], "v2": None}}

@@ -19,7 +19,7 @@ from runtime.errors import DeadlineExceeded, HostFault, NotFound, NotSupported, 
 from runtime.linux.spawn import MAGIC
 from runtime.monitor_client import MonitorClient, write_init
 from runtime.mountpoints import plan_mountpoints
-from runtime.spec import PAUSE_ROOT, Mountpoint, Rootfs
+from runtime.requests import PAUSE_ROOT, Mountpoint, Rootfs
 from tests.descriptors import open_descriptors
 
 T = TypeVar("T")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from runtime import users
 from runtime.errors import FailedPrecondition, InvalidArgument
-from runtime.spec import ResolvedUser
+from runtime.requests import ResolvedUser
 
 PASSWD = b"""\
 # a comment

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from runtime.cgroups import kill, tree
 from runtime.cgroups.layout import Layout, dirs
-from runtime.spec import CgroupDirs
+from runtime.requests import CgroupDirs
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import pytest
 
 from runtime.cgroups import kill
 from runtime.cgroups.layout import Kind, dirs, parse
-from runtime.spec import CgroupDirs
+from runtime.requests import CgroupDirs
 from tests.kernel.runtime.cgroups.processes import cgroup, ended_by, living_in, wait_for
 
 LAYOUT = parse(*(Path(f"/proc/{file}").read_text() for file in ("self/mountinfo", "cgroups", "self/cgroup")))

@@ -11,9 +11,10 @@ import pytest
 from runtime.errors import HostFault
 from runtime.linux import files, namespaces
 from runtime.linux.script import Script, Slot
+from runtime.requests import CgroupDirs
 from runtime.rootfs import cgroupfs
 from runtime.rootfs.options import parse_options
-from runtime.spec import CgroupDirs, Mount
+from runtime.spec import Mount
 from tests.descriptors import open_descriptors
 from tests.kernel.runtime.forked import in_child
 from tests.kernel.runtime.launched import carried_out

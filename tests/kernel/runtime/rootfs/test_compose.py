@@ -12,8 +12,9 @@ from runtime.idmap import make_user_namespace
 from runtime.linux import trees
 from runtime.linux.libc import AT_FDCWD
 from runtime.linux.script import Script, Slot
+from runtime.requests import StartRequest, Volume
 from runtime.rootfs import compose
-from runtime.spec import IdMapping, Mount, StartRequest, Volume
+from runtime.spec import IdMapping, Mount
 from tests.kernel.runtime.containers import MASKED, READONLY, bind, default_mounts
 from tests.kernel.runtime.launched import Writer, carried_out
 from tests.kernel.runtime.rootfs.held import left_open

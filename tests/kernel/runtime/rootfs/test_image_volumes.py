@@ -11,9 +11,9 @@ import pytest
 
 from runtime.errors import HostFault, StartRefused
 from runtime.linux.script import Script
+from runtime.requests import ImageMount, Rootfs
 from runtime.rootfs import image_volumes
 from runtime.rootfs.options import parse_options
-from runtime.spec import ImageMount, Rootfs
 from tests.kernel.runtime.launched import carried_out
 from tests.kernel.runtime.rootfs.held import left_open
 from tests.kernel.runtime.rootfs.mountns import in_mount_namespace

@@ -10,8 +10,9 @@ from runtime.errors import HostFault, StartRefused
 from runtime.idmap import make_user_namespace
 from runtime.linux import files, namespaces, trees
 from runtime.linux.script import Script, Slot
+from runtime.requests import Rootfs
 from runtime.rootfs import overlay
-from runtime.spec import IdMapping, Rootfs
+from runtime.spec import IdMapping
 from tests.kernel.runtime.launched import carried_out
 from tests.kernel.runtime.rootfs.held import come_between, left_open
 from tests.kernel.runtime.rootfs.mountns import in_mount_namespace

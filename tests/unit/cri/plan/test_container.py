@@ -31,7 +31,8 @@ from proto import api_pb2 as api
 from runtime.cgroups.devices import ALL_DEVICES, DEFAULT_RULES
 from runtime.errors import FailedPrecondition, InvalidArgument
 from runtime.images.config import ImageConfig
-from runtime.spec import CgroupDirs, IdMapping, ImageMount, ResolvedUser, Seccomp
+from runtime.requests import CgroupDirs, ImageMount, ResolvedUser
+from runtime.spec import IdMapping, Seccomp
 
 ID = "c" * 64
 USER = ResolvedUser(uid=0, gid=0, additionalGids=[], home="/root")

@@ -6,7 +6,8 @@ from typing import Any
 
 from cri.plan.image_volumes import ImageVolume
 from cri.plan.mountpoints import chain_of, key_of, plan_mountpoints
-from runtime.spec import Mount, Mountpoint
+from runtime.requests import Mountpoint
+from runtime.spec import Mount
 
 LAYERS = ("a" * 64, "b" * 64)
 

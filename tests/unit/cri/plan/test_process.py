@@ -20,7 +20,8 @@ from cri.plan.process import (
 from proto import api_pb2 as api
 from runtime.errors import FailedPrecondition, InvalidArgument
 from runtime.images.config import ImageConfig
-from runtime.spec import Capabilities, Process, ResolvedUser
+from runtime.requests import ResolvedUser
+from runtime.spec import Capabilities, Process
 
 NO_CAPS = Capabilities(bounding=[], effective=[], permitted=[], inheritable=[], ambient=[])
 USER = ResolvedUser(uid=5, gid=6, additionalGids=[6, 7], home="/home/u")

@@ -15,7 +15,8 @@ from network.bandwidth import EGRESS, INGRESS, Bandwidth
 from proto import api_pb2 as api
 from runtime.cgroups.resources import Resources
 from runtime.errors import FailedPrecondition
-from runtime.spec import CgroupDirs, Seccomp
+from runtime.requests import CgroupDirs
+from runtime.spec import Seccomp
 
 ID = "5" * 64
 IDS = SandboxIds(ID, "0a1b2c3d")

@@ -13,7 +13,7 @@ from cri.plan.sandbox import SandboxPlan
 from cri.state.records import ContainerRecord, SandboxRecord
 from proto import api_pb2 as api
 from runtime.images.config import ImageConfig
-from runtime.spec import ResolvedUser
+from runtime.requests import ResolvedUser
 from tests.unit.cri.state import samples
 
 MakeSandbox = Callable[..., SandboxRecord]

@@ -21,7 +21,7 @@ from network.bandwidth import Bandwidth
 from proto import api_pb2 as api
 from runtime.cgroups.resources import LimitPlan, Write
 from runtime.images.config import ImageConfig
-from runtime.spec import ResolvedUser
+from runtime.requests import ResolvedUser
 
 
 def test_a_pods_birth_survives_the_journal(pod: SandboxPlan) -> None:

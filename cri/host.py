@@ -26,7 +26,7 @@ from cri.layers import Layers
 from cri.metrics import Metrics
 from cri.mountpoints import Mountpoints
 from cri.plan.facts import HostFacts
-from cri.plan.sandbox import BRIDGE, CNI
+from cri.plan.sandbox import BRIDGE, CNI, SandboxPlan
 from cri.pool import Pool
 from cri.profiles import Profiles
 from cri.rpc.encoded import EncodedList
@@ -135,7 +135,7 @@ class Host:
     """``boot_id`` is this boot's; ``ready`` is set once recovery is over.
 
     ``planned`` holds the init of a container that is being created, None if none is to be prepared
-    or could be written, ``configs`` what a pod that is being made was asked to be,
+    or could be written, ``configs`` what a pod that is being made was asked to be, ``plans`` its plan,
     ``started`` what has been started until that is stored, ``scopes`` the cgroups that systemd makes, which is not
     asked for others, ``users`` who an
     image's names are, ``readings`` what pods and containers use. ``offers`` is the streaming
@@ -180,6 +180,7 @@ class Host:
     pods: dict[str, LivePod] = field(default_factory=dict)
     planned: dict[str, PlannedInit | None] = field(default_factory=dict)
     configs: dict[str, api.PodSandboxConfig] = field(default_factory=dict)
+    plans: dict[str, SandboxPlan] = field(default_factory=dict)
     started: dict[str, Started] = field(default_factory=dict)
     users: dict[str, ResolvedUser] = field(default_factory=dict)
     encoded_sandboxes: EncodedList[SandboxRecord] = field(default_factory=lambda: EncodedList(pod_sandbox))

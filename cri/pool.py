@@ -64,7 +64,7 @@ class Pool:
         """The id of a blank pod whose monitor lives and that fits the network provider, now the
         caller's; None: make one the cold way."""
         self.touch()  # its replacement would be made beside the very pod that takes it
-        self._wanted.set()
+        asyncio.get_running_loop().call_later(QUIET, self._wanted.set)
         while self._items:
             id = self._items.popleft()
             self._host.metrics.pool(len(self._items))

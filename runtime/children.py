@@ -50,10 +50,11 @@ class Birth:
 
     ``pid_namespace`` is a descriptor (namespace file or pidfd)
     of the PID namespace to be born in, None for the monitor's; ``flags`` may be
-    CLONE_NEWPID. ``object`` names the child in faults.
+    CLONE_NEWPID. ``object`` names the child in faults. ``on_word`` hears of descriptors at
+    once that a child which is long in getting ready hands over.
     """
 
-    __slots__ = ("cgroup", "flags", "object", "on_exit", "on_failed", "on_ready", "pid_namespace")
+    __slots__ = ("cgroup", "flags", "object", "on_exit", "on_failed", "on_ready", "on_word", "pid_namespace")
 
     def __init__(
         self,
@@ -65,9 +66,10 @@ class Birth:
         cgroup: CgroupDirs | None = None,
         pid_namespace: int | None = None,
         flags: int = 0,
+        on_word: Callable[[Child], None] | None = None,
     ) -> None:
         self.object = object
-        self.on_ready, self.on_failed, self.on_exit = on_ready, on_failed, on_exit
+        self.on_ready, self.on_failed, self.on_exit, self.on_word = on_ready, on_failed, on_exit, on_word
         self.cgroup, self.pid_namespace, self.flags = cgroup, pid_namespace, flags
 
 
@@ -83,6 +85,8 @@ class Child:
         self.given: list[int] = []
         """Descriptors that it has handed over; whoever takes them empties the list."""
         self.answer: Message | None = None
+        self.reborn = False
+        """Whether it has gone on as another process."""
         self._birth = birth
         self._report: Socket | None = report
         self._failure: Fault | None = None
@@ -169,11 +173,13 @@ class Child:
             self._go_on_as(pid, self.given.pop())
         elif (failed := spawn.failure(data)) is not None:
             self._failure = self._failure or ScriptFailed(*failed)
+        elif self._birth.on_word is not None:
+            self._birth.on_word(self)
         return True
 
     def _go_on_as(self, pid: int, pidfd: int) -> None:
         os.close(self.pidfd)
-        self.pid, self.pidfd = pid, pidfd
+        self.pid, self.pidfd, self.reborn = pid, pidfd, True
         self._reborn(self)
         if self._killed:  # that may have met an empty shell
             self.signal(signal.SIGKILL)

@@ -16,6 +16,7 @@ import os
 import resource
 import stat
 import struct
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from runtime.child import PR_SET_DUMPABLE, S_IFMT, STATX_BYTES, block_signals, file_type
@@ -95,9 +96,9 @@ class Filter(NamedTuple):
     flags: int = 0
 
 
-def become(script: Script, described: Process, seccomp: Filter | None) -> None:
+def become(script: Script, described: Process, seccomp: Filter | None, *, bounded: bool = False) -> None:
     """Give the process the groups, ids, capabilities and seccomp filter of ``described``. Descriptors
-    above 2 close with the execution from here on.
+    above 2 close with the execution from here on. ``bounded``: its bounding set is what it is to be already.
 
     A filter may refuse any call, and a profile lists what its program needs, not what we do: so it is
     loaded as late as can be. Without no_new_privs that takes CAP_SYS_ADMIN, which is kept until
@@ -111,7 +112,8 @@ def become(script: Script, described: Process, seccomp: Filter | None) -> None:
     no_new_privs = described["noNewPrivileges"]
     if no_new_privs:
         script.call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    script.call("LIMIT_BOUNDING", capabilities.mask(wanted["bounding"]))  # what is in it but already lost stays lost
+    if not bounded:
+        limit_bounding(script, wanted["bounding"])
     script.call("prctl", _PR_SET_KEEPCAPS, 1, 0, 0, 0)  # what remains is set below, by name
     _become_user(script, user["uid"], user["gid"], user["additionalGids"])
     script.call("prctl", _PR_SET_KEEPCAPS, 0, 0, 0, 0)
@@ -127,6 +129,11 @@ def become(script: Script, described: Process, seccomp: Filter | None) -> None:
         script.call("prctl", _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, number, 0, 0)
     if seccomp is not None and no_new_privs:
         load_seccomp(script, seccomp)
+
+
+def limit_bounding(script: Script, names: Sequence[str]) -> None:
+    """Leave no other capabilities in the bounding set; what is named and lost already stays lost."""
+    script.call("LIMIT_BOUNDING", capabilities.mask(names))
 
 
 def _set_capabilities(script: Script, effective: int, permitted: int, inheritable: int) -> None:

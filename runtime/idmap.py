@@ -20,6 +20,7 @@ from runtime import user_namespace
 from runtime.errors import Fault
 from runtime.linux import trees
 from runtime.linux.libc import AT_FDCWD
+from runtime.linux.passing import hand_over
 from runtime.linux.script import Script
 from runtime.linux.spawn import failure, spawn
 from runtime.program import LAUNCH, open_program
@@ -60,7 +61,7 @@ def make_user_namespace(ids: IdMapping) -> int:
     with script.step("make a user namespace"):
         user_namespace.create(script, ids, lambda outside, directory: None).finish()
         made = script.opened("openat", AT_FDCWD, "/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC, 0)
-    script.hand_over(b"user", [made])
+    hand_over(script, b"user", [made])
     script.call("exit_group", 0)
     (given,) = _carry_out(script)
     return given

@@ -14,6 +14,9 @@
  * Of the descriptors that are open the child has REPORT and GIVEN alone, all of them
  * above the standard streams and close-on-exec, and 0, 1 and 2 as they are.
  *
+ * A script may also wait, until it is sent another one, and end by having a child born
+ * that carries that out (BEAR): so a blank pod waits for its name (runtime/pause.py).
+ *
  * What is decided is decided in the script. One thing is done here: making a path
  * below a root in which links dangle (the rules: runtime/rootfs/resolve.py).
  *
@@ -36,7 +39,7 @@ typedef unsigned long u64;
 
 enum {
 	JUMP = FIRST_OF_OURS, IF_SAME, IF_DIFFERENT, EXPECT, SET, STORE, RELOCATE, COMPOSE, CLOSE, LIMIT_BOUNDING,
-	FAIL, MAKE_DIRECTORY, MAKE_FILE, MAKE_EXACT
+	FAIL, MAKE_DIRECTORY, MAKE_FILE, MAKE_EXACT, BEAR
 };
 enum { PLAIN, SLOT, POINTER, LOADED };
 
@@ -102,6 +105,7 @@ struct text {
 #define PR_SET_DUMPABLE 4
 #define PR_CAPBSET_DROP 24
 #define MSG_NOSIGNAL 0x4000
+#define CLONE_VFORK 0x4000
 #define CLONE_PARENT 0x8000
 #define CLONE_PARENT_SETTID 0x100000
 #define CLONE_NEWPID 0x20000000
@@ -109,6 +113,7 @@ struct text {
 #define SIGCHLD 17
 #define MAX_LINKS 40
 #define RACES 128
+#define MAX_GIVEN 64
 
 static long call6(long number, long a, long b, long c, long d, long e, long f)
 {
@@ -497,6 +502,18 @@ static int is_forgiven(u64 forgiven, long error)
 	return error < 64 ? forgiven >> error & 1 : forgiven == ~0UL && error < 4096;
 }
 
+static void be_born(int script, u64 flags, int cgroup, const long *given, u32 count);
+
+/* Have another one born, which is given the rest of the arguments, and end once it has executed or ended. */
+static void bear_another(const long *a, u32 kinds)
+{
+	u32 count = 0;
+
+	while (count < 4 && kinds >> 4 * (2 + count) & 15)
+		count++;
+	be_born(a[0], CLONE_VFORK, a[1], a + 2, count);
+}
+
 static void carry_out(const u8 *base, const struct call *calls, u32 count, long *slots)
 {
 	u32 at = 0;
@@ -527,6 +544,7 @@ static void carry_out(const u8 *base, const struct call *calls, u32 count, long 
 		case COMPOSE: result = compose((char *)a[0], a[1], (const char *)a[2], slots); break;
 		case CLOSE: close_all(a, now->kinds); continue;
 		case LIMIT_BOUNDING: result = limit_bounding(a[0]); break;
+		case BEAR: bear_another(a, now->kinds); continue;
 		case FAIL: fail(a[1] ? a[1] : at - 1, a[0] < 0 ? -a[0] : a[0]); continue;
 		case MAKE_DIRECTORY:
 		case MAKE_FILE:
@@ -578,7 +596,7 @@ static void keep_only(const long *kept, u32 count)
 	call3(__NR_close_range, 3, ~0u, CLOSE_RANGE_CLOEXEC);
 }
 
-static void follow(int script, char **given)
+static void follow(int script, const long *given, u32 count)
 {
 	struct head head;
 	long *slots, mapped;
@@ -596,9 +614,9 @@ static void follow(int script, char **given)
 	base = (u8 *)mapped;
 	slots = (long *)(base + head.slots);
 	for (n = 0; n < head.given; n++) {
-		if (!given[n])
+		if (n >= count)
 			fail(UNREAD, EBADF);
-		slots[n] = above_streams(number_of(given[n]));
+		slots[n] = above_streams(given[n]);
 	}
 	report = slots[0];
 	keep_only(slots, head.given);
@@ -650,25 +668,12 @@ static void stay_alone(int script, int call, long error)
 	leave(1);
 }
 
-static void begin(long argc, char **argv)
+/* A child that follows the script, which ends this process; there, the first of given is the report. */
+static void be_born(int script, u64 flags, int cgroup, const long *given, u32 count)
 {
-	int script, cgroup, pids, joined, n;
-	u64 flags, all = ~0UL;
-	long result;
+	int joined;
+	long result = call6(__NR_mmap, 0, sizeof(struct head), PROT_READ | PROT_WRITE, MAP_SHARED, script, 0);
 
-	if (argc < 6)
-		leave(126);
-	call4(__NR_rt_sigprocmask, 2, &all, 0, 8); /* none is due before the script says so */
-	call2(__NR_prctl, PR_SET_DUMPABLE, 0); /* the child is so from its first moment among others */
-	script = number_of(argv[1]);
-	cgroup = number_of(argv[2]);
-	pids = number_of(argv[3]);
-	flags = (u32)number_of(argv[4]);
-	report = number_of(argv[5]);
-	result = pids < 0 ? 0 : call2(__NR_setns, pids, CLONE_NEWPID);
-	if (result < 0)
-		stay_alone(script, -1, -result);
-	result = call6(__NR_mmap, 0, sizeof(struct head), PROT_READ | PROT_WRITE, MAP_SHARED, script, 0);
 	if (result < 0)
 		stay_alone(script, -2, -result);
 	result = bear(flags, cgroup, &((struct head *)result)->born, &joined);
@@ -676,14 +681,35 @@ static void begin(long argc, char **argv)
 		stay_alone(script, 0, -result);
 	if (result > 0)
 		leave(0);
+	report = given[0];
+	if (!joined)
+		join(cgroup);
+	follow(script, given, count);
+}
+
+static void begin(long argc, char **argv)
+{
+	int script, pids, n;
+	u64 all = ~0UL;
+	long given[MAX_GIVEN], result;
+
+	if (argc < 6 || argc - 5 > MAX_GIVEN)
+		leave(126);
+	call4(__NR_rt_sigprocmask, 2, &all, 0, 8); /* none is due before the script says so */
+	call2(__NR_prctl, PR_SET_DUMPABLE, 0); /* the child is so from its first moment among others */
 	for (n = 1; n <= 64; n++) { /* what is ignored would stay so in the program */
 		u64 action[4] = {0};
 
 		call4(__NR_rt_sigaction, n, action, 0, 8);
 	}
-	if (!joined)
-		join(cgroup);
-	follow(script, argv + 5);
+	script = number_of(argv[1]);
+	pids = number_of(argv[3]);
+	for (n = 5; n < argc; n++)
+		given[n - 5] = number_of(argv[n]);
+	result = pids < 0 ? 0 : call2(__NR_setns, pids, CLONE_NEWPID);
+	if (result < 0)
+		stay_alone(script, -1, -result);
+	be_born(script, (u32)number_of(argv[4]), number_of(argv[2]), given, argc - 5);
 }
 
 __attribute__((used)) static void begin_with(long *stack)

@@ -12,19 +12,20 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 from runtime import births, channel
+from runtime.blank_init import BlankInit
 from runtime.channel import Message
 from runtime.channel_async import AsyncChannel, Result
-from runtime.errors import Fault, HostFault, NotFound, NotSupported, ScriptFailed
+from runtime.errors import FailedPrecondition, Fault, HostFault, NotFound, NotSupported, ScriptFailed
+from runtime.linux import spawn
 from runtime.linux.script import Script
 from runtime.looks import FillRequest, FindRequest, Found, ResolveUserRequest
 from runtime.mountpoints import plan_mountpoints
-from runtime.pause import plan_blank, plan_pause
+from runtime.pause import plan_blank, plan_named, plan_pause
 from runtime.requests import ContainerBirth, ExecRequest, Mountpoint, ResolvedUser, Rootfs, SandboxRequest, StartRequest
 from runtime.templates import Templates
 
@@ -83,6 +84,8 @@ class MonitorClient:
         self.pid = pid
         self.start_time = start_time
         self._blank: tuple[str, ...] = ()
+        self._init: BlankInit | None = None
+        self._named: tuple[SandboxRequest, Callable[[], Script]] | None = None
         self._channel = AsyncChannel(sock, f"monitor {pid}")
 
     @property
@@ -104,6 +107,7 @@ class MonitorClient:
 
     def close(self) -> None:
         """End the connection; the monitor and its containers go on."""
+        self._end_init()
         self._channel.close()
 
     async def call(
@@ -119,12 +123,56 @@ class MonitorClient:
     async def blank(self, kinds: Sequence[str]) -> SandboxMade:
         """Make namespaces for a pod that has no name yet; ``sandbox`` enters them then."""
         script = plan_blank(kinds)
-        result = await self._birth("blank", {"namespaces": list(kinds)}, script.bytes(), lambda: script)
+        self._init = BlankInit()
+        try:
+            given = [self._init.theirs.fileno()]
+            result = await self._birth("blank", {"namespaces": list(kinds)}, script.bytes(), lambda: script, given)
+        except BaseException:
+            self._end_init()
+            raise
+        self._init.theirs.close()
         self._blank = tuple(kinds)
         return self._made(result, kinds, "blank")
 
-    async def sandbox(self, request: SandboxRequest) -> SandboxMade:
-        """Make the pod's namespaces, but for those that ``blank`` has made, and pause; once a monitor."""
+    async def sandbox(self, request: SandboxRequest) -> SandboxMade | None:
+        """Make the pod's namespaces, but for those that ``blank`` has made, and pause; once a monitor.
+
+        None if there is nothing to make but pause, which is on its way then: ``wait_for_pause``.
+        """
+        held = self._blank
+        if self._init is not None and set(request["namespaces"]) == set(held) and self._name(self._init, request):
+            return None
+        self._end_init()
+        return await self._sandbox(request)
+
+    async def wait_for_pause(self, timeout: float = DEFAULT_TIMEOUT) -> int:
+        """The pid of the pause that ``sandbox`` has not waited for.
+
+        Raises: as ``sandbox``.
+        """
+        if self._init is None or self._named is None:
+            raise FailedPrecondition("nobody is on his way", step="wait for pause")
+        (request, words), self._named = self._named, None
+        try:
+            pid = await self._init.wait_executed(timeout)
+        except ScriptFailed as failed:
+            raise words().fault(failed.at, failed.errno) from failed
+        finally:
+            self._end_init()
+        return pid or (await self._sandbox(request)).pause_pid  # whoever waited was killed before
+
+    def _name(self, init: BlankInit, request: SandboxRequest) -> bool:
+        held, seccomp = self._blank, births.read_seccomp(request)
+
+        def write(asked: Any) -> Script:
+            return plan_named(asked, held, seccomp)
+
+        names = [*births.cgroup_names(request["cgroup"]), request["hostname"]]
+        script = _TEMPLATES.script(("named", held, seccomp), {**request, "seccomp": None}, write, names)
+        self._named = (request, functools.partial(write, request))
+        return init.wake(script, request["cgroup"])
+
+    async def _sandbox(self, request: SandboxRequest) -> SandboxMade:
         held, seccomp = self._blank, births.read_seccomp(request)
         told = births.sandbox_told(request, held)
 
@@ -135,6 +183,11 @@ class MonitorClient:
         script = _TEMPLATES.script(("pause", held, seccomp), {**request, "seccomp": None}, write, names)
         result = await self._birth("sandbox", cast(Message, told), script, functools.partial(write, request))
         return self._made(result, told["new"], "sandbox")
+
+    def _end_init(self) -> None:
+        init, self._init = self._init, None
+        if init is not None:
+            init.close()
 
     def _made(self, result: Result, kinds: Sequence[str], op: str) -> SandboxMade:
         document, descriptors = result
@@ -148,7 +201,7 @@ class MonitorClient:
 
         Its volumes, if there are any, have been filled.
         """
-        with closing_memfd(init.script) as memfd:
+        with spawn.closing_script(init.script) as memfd:
             return self._channel.post("prepare", cast(Message, init.told), [memfd])
 
     async def release(
@@ -193,7 +246,9 @@ class MonitorClient:
             rootfs, volumes, cgroup = request["rootfs"], request["volumes"], request["cgroup"]
             fill: FillRequest = {"rootfs": rootfs, "volumes": volumes, "cgroup": cgroup}
             await self._plain("fill_volumes", cast(Message, fill), timeout)
-        result, descriptors = await self._birth("start", cast(Message, init.told), init.script, init.words, timeout)
+        result, descriptors = await self._birth(
+            "start", cast(Message, init.told), init.script, init.words, timeout=timeout
+        )
         self._expect(descriptors, 0, "start")
         return int(result["pid"]), int(result["started_at"])
 
@@ -300,12 +355,14 @@ class MonitorClient:
         args: Message,
         script: bytes,
         words: Callable[[], Script],
+        given: Sequence[int] = (),
+        *,
         timeout: float | None = DEFAULT_TIMEOUT,
     ) -> Result:
-        """Send ``script`` with the operation; ``words`` is asked for what the failure of a call of it means."""
-        with closing_memfd(script) as memfd:
+        """Send ``script`` and ``given`` with the operation; ``words`` is asked for what the failure of a call means."""
+        with spawn.closing_script(script) as memfd:
             try:
-                return await self.call(op, args, [memfd], timeout)
+                return await self.call(op, args, [memfd, *given], timeout)
             except ScriptFailed as failed:
                 raise words().fault(failed.at, failed.errno) from failed
 
@@ -318,21 +375,3 @@ class MonitorClient:
         if len(descriptors) != count:
             channel.close_all(descriptors)
             raise HostFault(f"{len(descriptors)} descriptors, expected {count}", step=op, object=f"monitor {self.pid}")
-
-
-@contextlib.contextmanager
-def closing_memfd(script: bytes) -> Iterator[int]:
-    """A descriptor of a memfd that holds ``script``."""
-    memfd = os.memfd_create("crisp-script", os.MFD_CLOEXEC)
-    try:
-        write_all(memfd, script)
-        yield memfd
-    finally:
-        os.close(memfd)
-
-
-def write_all(fd: int, content: bytes) -> None:
-    """write(2) until all of ``content`` is written."""
-    view = memoryview(content)
-    while view:
-        view = view[os.write(fd, view) :]

@@ -126,12 +126,20 @@ class Reply:
     def script(self) -> int:
         """The descriptor of the script that the request is about.
 
-        Raises:
-            InvalidArgument: there is none, or more.
+        Raises: as ``expect``.
         """
-        if len(self.descriptors) != 1:
-            raise InvalidArgument(f"{len(self.descriptors)} descriptors, expected a script", step="ask the monitor")
-        return self.descriptors[0]
+        return self.expect(1)[0]
+
+    def expect(self, count: int) -> Sequence[int]:
+        """The descriptors of a request that has ``count``, a script first.
+
+        Raises:
+            InvalidArgument: it has fewer, or more.
+        """
+        found = len(self.descriptors)
+        if found != count:
+            raise InvalidArgument(f"{found} descriptors, expected {count} with a script", step="ask the monitor")
+        return self.descriptors
 
     def ok(self, result: Message, descriptors: Sequence[int] = ()) -> None:
         """Answer with ``result``; takes the descriptors over."""

@@ -52,7 +52,7 @@ def create(
         if "user" in kinds:
             raise InvalidArgument("a user namespace needs a mapping", object="user")
         script.call("unshare", flags)
-        _set_up(script, kinds, hostname, sysctls)
+        set_up(script, kinds, hostname, sysctls)
     else:
         _create_owned(script, kinds, flags, hostname, sysctls, ids)
     paths, opening = [_FILES[kind] for kind in kinds], os.O_RDONLY | os.O_CLOEXEC
@@ -67,16 +67,16 @@ def _create_owned(
 ) -> None:
     """In a new user namespace. Sysctls are set from outside: its root may not set all that the host's may."""
 
-    def set_up(outside: Script, directory: Slot) -> None:
+    def from_outside(outside: Script, directory: Slot) -> None:
         for kind in kinds:
             if kind not in ("pid", "user"):
                 name = _FILES[kind].removeprefix("/proc/self/")
                 fd = outside.opened("openat", directory, name, os.O_RDONLY | os.O_CLOEXEC, 0, object=name)
                 outside.call("setns", fd, _flag(kind), object=kind)
                 outside.close(fd)
-        _set_up(outside, kinds, hostname, sysctls, ids["host"])
+        set_up(outside, kinds, hostname, sysctls, ids["host"])
 
-    outside = user_namespace.create(script, ids, set_up)
+    outside = user_namespace.create(script, ids, from_outside)
     script.call("unshare", flags)
     outside.finish()
     if "pid" in kinds:
@@ -91,7 +91,7 @@ def enter(script: Script, held: Sequence[str], hostname: str, sysctls: Mapping[s
     for kind in held:
         script.call("setns", script.given[kind], _flag(kind), object=kind)
         script.close(script.given[kind])
-    _set_up(script, held, hostname, sysctls)
+    set_up(script, held, hostname, sysctls)
 
 
 def _flag(kind: str) -> int:
@@ -100,9 +100,14 @@ def _flag(kind: str) -> int:
     return namespaces.FLAGS_BY_TYPE[kind]
 
 
-def _set_up(
+def set_up(
     script: Script, kinds: Sequence[str], hostname: str, sysctls: Mapping[str, str], owner: int | None = None
 ) -> None:
+    """Give the namespaces ``kinds``, in which the process is, their name and sysctls; ``owner`` is the host's id of
+    the root of their user namespace.
+
+    Raises: as :func:`create`.
+    """
     if "uts" in kinds and hostname:
         script.call("sethostname", hostname, len(hostname.encode()), object=hostname)
     write_sysctls(script, sysctls, kinds, owner)

@@ -13,8 +13,10 @@ Invariant: nothing is left of it but a warm interpreter, even if the zygote is k
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -25,13 +27,15 @@ from runtime.child import STDIO, block_signals, wait_released
 from runtime.errors import HostFault, ScriptFailed, Unavailable
 from runtime.linux import mount
 from runtime.linux.libc import AT_FDCWD
-from runtime.linux.script import Script
+from runtime.linux.passing import hand_over
+from runtime.linux.script import Label, Script
+from runtime.linux.spawn import RELEASE, closing_script, failure
 from runtime.monitor import Monitor
-from runtime.pause import PAUSE
+from runtime.pause import DAEMON, MONITOR, PAUSE, take_place, wait_for_name
 from runtime.program import LAUNCH, open_program
 from runtime.requests import PAUSE_ROOT
 
-ROUNDS = 8
+ROUNDS = 12
 """How often the pod is played. Byte code is specialised after eight calls; most functions get some in a round."""
 
 _PR_SET_PDEATHSIG = 1
@@ -50,23 +54,26 @@ def rehearse(rounds: int = ROUNDS) -> None:
         OSError: likewise.
     """
     exec = _stay([*STDIO, "target"])
-    scripts = {"blank": _hand_over(), "sandbox": _stay(_BLANK), "exec": exec}
+    scripts = {"blank": _blank(), "named": _named(), "sandbox": _stay(_BLANK), "exec": exec}
     scripts.update({"prepare": _print(waits=True), "start": _print()})
     launch = open_program(LAUNCH)
     try:
-        for _ in range(rounds):
-            _play(launch, scripts)
+        for number in range(rounds):
+            _play(launch, scripts, waits=number % 2 == 0)
     finally:
         os.close(launch)
 
 
-def _play(launch: int, scripts: dict[str, bytes]) -> None:
+def _play(launch: int, scripts: dict[str, bytes], *, waits: bool) -> None:
+    """``waits``: it is a blank pod that becomes one with a name, as most do."""
     near, far = channel.pair()
     near.setblocking(False)
     directory = _nowhere_directory()
     monitor = Monitor(launch)
     monitor.begin("rehearsal", directory, far)
     try:
+        _ask(monitor, near, "hello", {})
+        _blank_pod(monitor, near, scripts, waits=waits)
         for op, args in _plot(f"/proc/self/fd/{directory}"):
             _ask(monitor, near, op, args, scripts.get(op))
     finally:
@@ -74,13 +81,52 @@ def _play(launch: int, scripts: dict[str, bytes]) -> None:
         near.close()
 
 
-def _hand_over() -> bytes:
-    """The script of a process that makes nothing, hands it over as ``_BLANK``, and ends."""
-    script = Script()
+def _blank_pod(monitor: Monitor, near: channel.Socket, scripts: dict[str, bytes], *, waits: bool) -> None:
+    daemon, theirs = channel.pair()
+    try:
+        _ask(monitor, near, "blank", {"namespaces": ["uts"]}, scripts["blank"], [theirs.fileno()])
+        if waits:
+            _name(monitor, daemon, scripts["named"])
+        else:
+            _ask(monitor, near, "sandbox", {"held": list(_BLANK), "new": [], "cgroup": _NOWHERE}, scripts["sandbox"])
+    finally:
+        daemon.close()
+        theirs.close()
+
+
+def _name(monitor: Monitor, daemon: channel.Socket, script: bytes) -> None:
+    with closing_script(script) as memfd:
+        for descriptor in (memfd, memfd):
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptor.to_bytes(4, "little"))]
+            daemon.sendmsg([RELEASE], rights)
+    deadline = time.monotonic() + _SECONDS
+    while monitor.sandbox.state == "absent":
+        if time.monotonic() > deadline:
+            raise Unavailable("pause is not born", step="rehearse a pod")
+        monitor.loop.turn(0.05)
+    daemon.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        if failed := failure(daemon.recv(64)):
+            raise HostFault(step="rehearse pause", errno=failed[1])
+
+
+def _blank() -> bytes:
+    """The script of a process that makes nothing, hands it over as ``_BLANK``, and waits."""
+    script = Script([DAEMON])
     flags = os.O_RDONLY | os.O_CLOEXEC
     made = [script.opened("openat", AT_FDCWD, f"/proc/self/ns/{name}", flags, 0) for name in ("uts", "mnt")]
-    script.hand_over(b"namespaces", made)
+    hand_over(script, b"namespaces", made)
+    script.close(*made)
+    script.call("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL.value)
+    wait_for_name(script, cgroup=False)
     return script.bytes()
+
+
+def _named() -> bytes:
+    script, ended = Script([MONITOR]), Label()
+    take_place(script, ended)
+    script.here(ended)
+    return _become_pause(script)
 
 
 def _print(*, waits: bool = False) -> bytes:
@@ -119,8 +165,7 @@ def _nowhere_directory() -> int:
 
 
 def _plot(directory: str) -> list[tuple[str, Message]]:
-    sandbox: Message = {"held": list(_BLANK), "new": [], "cgroup": _NOWHERE}
-    plot: list[tuple[str, Message]] = [("hello", {}), ("blank", {"namespaces": ["uts"]}), ("sandbox", sandbox)]
+    plot: list[tuple[str, Message]] = []
     for name in _CONTAINERS:
         plot += [
             ("prepare", _start(name, f"{directory}/{name}.log")),
@@ -151,15 +196,17 @@ def _exec(name: str) -> Message:
     return {"container": name, "exec": name, **command}
 
 
-def _ask(monitor: Monitor, near: channel.Socket, op: str, args: Message, script: bytes | None) -> None:
-    descriptors = []
-    if script is not None:
-        descriptors.append(os.memfd_create("rehearsal", os.MFD_CLOEXEC))
-        os.write(descriptors[0], script)
-    try:
-        channel.send(near, channel.request(1, op, args), descriptors)
-    finally:
-        channel.close_all(descriptors)
+def _ask(
+    monitor: Monitor,
+    near: channel.Socket,
+    op: str,
+    args: Message,
+    script: bytes | None = None,
+    given: Sequence[int] = (),
+) -> None:
+    with contextlib.ExitStack() as closing:
+        scripts = [] if script is None else [closing.enter_context(closing_script(script))]
+        channel.send(near, channel.request(1, op, args), [*scripts, *given])
     deadline = time.monotonic() + _SECONDS
     while time.monotonic() < deadline:
         monitor.loop.turn(0.05)

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from runtime.errors import HostFault
 from runtime.linux import namespaces
 from runtime.linux.libc import AT_FDCWD
+from runtime.linux.passing import hand_over
 from runtime.linux.script import Label, Script, Slot, load
 from runtime.linux.spawn import REBORN, RELEASE
 from runtime.spec import IdMapping
@@ -116,7 +117,7 @@ def be_reborn(script: Script) -> None:
     script.call("clone", _CLONE_PARENT | _CLONE_PIDFD | signal.SIGCHLD.value, 0, room, None, None, to=born)
     script.jump_if(born, 0, child)
     script.set(pidfd, load(room))
-    script.hand_over(REBORN, [pidfd], born)
+    hand_over(script, REBORN, [pidfd], born)
     _tell(script, ours)
     script.call("exit_group", 0)
     script.here(child)

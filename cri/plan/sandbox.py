@@ -108,6 +108,11 @@ class SandboxPlan(msgspec.Struct, frozen=True, kw_only=True):
         return self.cgroup_parent if self.cgroup_owned and self.cgroup_parent != "/" else None
 
     @property
+    def pause_in_all_trees(self) -> bool:
+        """Whether pause is what the pod has in every tree of cgroups, so that its use can be told."""
+        return self.cgroup_owned or self.cgroup_parent == "/"
+
+    @property
     def own_slice(self) -> str:
         """``own_cgroup`` where it is a slice of systemd's, else empty."""
         return self.own_cgroup or "" if self.scopes else ""

@@ -88,12 +88,12 @@ async def make_sandbox(
     def finish(stages: list[Stage]) -> SandboxRecord:
         return record_ready(host, request, plan, stages)
 
-    host.configs[plan.id] = request.config
+    host.configs[plan.id], host.plans[plan.id] = request.config, plan
     try:
         async with reserved(host, plan, operation):
-            await intent.carry_out(host, operation, plan_steps(plan), finish, blank_done(blank) if blank else ())
+            await intent.carry_out(host, operation, plan_steps(plan), finish, blank_done(blank, plan) if blank else ())
     finally:
-        del host.configs[plan.id]
+        del host.configs[plan.id], host.plans[plan.id]
     watch_monitor(host, plan.id, host.pods[plan.id].monitor)
 
 

@@ -89,7 +89,7 @@ def fold_in(connection: sqlite3.Connection) -> None:
 
 
 def reserve_path(path: Path) -> Path:
-    return path.with_name(path.name + ".reserve")
+    return Path(f"{path}.reserve")
 
 
 def make_reserve(path: Path) -> bool:
@@ -97,15 +97,18 @@ def make_reserve(path: Path) -> bool:
 
     What fails for any other reason is not the reserve's to tell: the daemon works without it.
     """
-    reserve = reserve_path(path)
+    reserve = f"{path}.reserve"
     fd = -1
     try:
+        with contextlib.suppress(FileNotFoundError):
+            if os.lstat(reserve).st_size == RESERVE:
+                return True
         fd = os.open(reserve, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         if os.fstat(fd).st_size < RESERVE:  # also when a daemon was killed while it made it
             os.posix_fallocate(fd, 0, RESERVE)
     except OSError as error:
         with contextlib.suppress(OSError):
-            reserve.unlink(missing_ok=True)
+            os.unlink(reserve)
         return error.errno not in NO_ROOM
     finally:
         if fd >= 0:

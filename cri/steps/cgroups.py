@@ -13,13 +13,18 @@ from collections.abc import Iterable
 
 from cri.host import Host
 from runtime.cgroups import tree
+from runtime.cgroups.layout import of_waiting
 from runtime.cgroups.resources import Resources, Write, plan_writes
 from runtime.systemd.names import is_slice, unit_of
 from runtime.systemd.properties import plan_properties
 
 
-async def make_cgroup(host: Host, path: str, owner: str, writes: Iterable[Write] = ()) -> None:
+async def make_cgroup(
+    host: Host, path: str, owner: str, writes: Iterable[Write] = (), *, waiting: bool = False
+) -> None:
     """The cgroup with the controllers of ``writes``, without limits but those of its unit, if it has one.
+
+    ``waiting``: for a process that only waits, which is in fewer trees (``layout.of_waiting``).
 
     Raises:
         HostFault: it cannot be made.
@@ -28,7 +33,8 @@ async def make_cgroup(host: Host, path: str, owner: str, writes: Iterable[Write]
     limits = tuple(writes)
     if unit_of(path):
         await host.scopes.make(path, plan_properties(limits, beside=1), f"crisp: {owner}")
-    tree.create(host.layout, path, owner, {write.controller for write in limits})
+    layout = of_waiting(host.layout) if waiting else host.layout
+    tree.create(layout, path, owner, {write.controller for write in limits})
 
 
 async def make_slice(host: Host, path: str, owner: str, limits: Resources | None) -> None:

@@ -20,7 +20,7 @@ from cri.exits import end_process
 from cri.host import Host, LivePod
 from cri.plan.files import hosts_with_addresses
 from cri.plan.network import plan_attach
-from cri.plan.sandbox import BRIDGE, FOLDERS, HOST_NETWORK, SandboxPlan, sandbox_request
+from cri.plan.sandbox import BRIDGE, FOLDERS, HOST_NETWORK, SHM_SIZE, SandboxPlan, sandbox_request
 from cri.steps.bandwidth import LimitBandwidth
 from cri.steps.cgroups import make_cgroup, make_slice, remove_cgroup
 from cri.steps.files import read_host_file, remove_tree, unmount_all, unmount_and_unlink, write_file
@@ -71,6 +71,7 @@ class MakePodCgroups(msgspec.Struct, frozen=True, tag="make_pod_cgroups"):
     pod: str = ""
     limits: Resources | None = None
     slice: str = ""
+    everywhere: bool = True
     name = "make_pod_cgroups"
 
     def describe(self) -> str:
@@ -79,7 +80,7 @@ class MakePodCgroups(msgspec.Struct, frozen=True, tag="make_pod_cgroups"):
     async def apply(self, host: Host) -> None:
         if self.slice:
             await make_slice(host, self.slice, self.sandbox, self.limits)
-        await make_cgroup(host, self.pause, self.sandbox)
+        await make_cgroup(host, self.pause, self.sandbox, waiting=not self.everywhere)
         if self.limits is None:
             return
         # No cpuset of v1 may have more than the one above it, and pause's has what was there before.
@@ -128,20 +129,25 @@ class StartMonitor(msgspec.Struct, frozen=True, tag="start_monitor"):
 
 
 class CreateNamespaces(msgspec.Struct, frozen=True, tag="create_namespaces"):
-    """Pause in new namespaces; the monitor hands out their descriptors."""
+    """Pause in new namespaces of ``kinds`` and in ``cgroup``; the monitor hands out their descriptors. All else is
+    in the plan that ``Host.plans`` has meanwhile: what nobody needs to undo it would be most of the journal."""
 
     sandbox: str
-    plan: SandboxPlan
+    kinds: tuple[str, ...]
+    cgroup: str
     name = "create_namespaces"
 
     def describe(self) -> str:
-        return f"start pause in new namespaces ({', '.join(self.plan.namespaces) or 'none'})"
+        return f"start pause in new namespaces ({', '.join(self.kinds) or 'none'})"
 
     async def apply(self, host: Host) -> None:
-        pod = host.pods[self.sandbox]
-        cgroup = cgroup_layout.dirs(host.layout, self.plan.pause_cgroup)
-        program = host.profiles.of_pause(self.plan.pause)
-        made = await pod.monitor.sandbox(sandbox_request(self.plan, cgroup, program.path, program.flags))
+        pod, plan = host.pods[self.sandbox], host.plans[self.sandbox]
+        trees = host.layout if plan.pause_in_all_trees else cgroup_layout.of_waiting(host.layout)
+        program = host.profiles.of_pause(plan.pause)
+        cgroup = cgroup_layout.dirs(trees, self.cgroup)
+        made = await pod.monitor.sandbox(sandbox_request(plan, cgroup, program.path, program.flags))
+        if made is None:
+            return
         pod.pause_pid = made.pause_pid
         pod.namespaces.update(made.namespaces)
         pod.netlink = pod.netlink if made.netlink is None else made.netlink
@@ -150,7 +156,25 @@ class CreateNamespaces(msgspec.Struct, frozen=True, tag="create_namespaces"):
         pod = host.pods.get(self.sandbox)
         if pod is not None:
             pod.close_descriptors()
-        cgroup_kill.kill(cgroup_layout.dirs(host.layout, self.plan.pause_cgroup))
+        cgroup_kill.kill(cgroup_layout.dirs(host.layout, self.cgroup))
+
+
+class WaitForPause(msgspec.Struct, frozen=True, tag="wait_for_pause"):
+    """That of a blank pod is born while the files are written; any other pod's is there by now."""
+
+    sandbox: str
+    name = "wait_for_pause"
+
+    def describe(self) -> str:
+        return "wait for pause"
+
+    async def apply(self, host: Host) -> None:
+        pod = host.pods[self.sandbox]
+        if not pod.pause_pid:
+            pod.pause_pid = await pod.monitor.wait_for_pause()
+
+    async def undo(self, host: Host) -> None:
+        """What it waits for is ``CreateNamespaces``'s."""
 
 
 class MakeBlankNamespaces(msgspec.Struct, frozen=True, tag="make_blank_namespaces"):
@@ -229,22 +253,44 @@ class AttachNetwork(msgspec.Struct, frozen=True, tag="attach_network"):
         await host.network[self.provider].detach(self.sandbox)
 
 
+class MountShm(msgspec.Struct, frozen=True, tag="mount_shm"):
+    """The pod's /dev/shm of ``size`` bytes. Its root is ``owner``'s, who is the pod's; it has the SELinux context
+    ``label`` unless that is empty."""
+
+    sandbox: str
+    path: str
+    size: int
+    owner: int = 0
+    label: str = ""
+    name = "mount_shm"
+
+    def describe(self) -> str:
+        return f"mount the pod's /dev/shm at {self.path}/shm"
+
+    async def apply(self, host: Host) -> None:
+        flags = mount.MS_NOSUID | mount.MS_NOEXEC | mount.MS_NODEV
+        options = SHM_OPTIONS.format(size=self.size, owner=self.owner)
+        options += f',context="{self.label}"' if self.label else ""
+        mount.mount("shm", f"{self.path}/shm", "tmpfs", flags, options)
+
+    async def undo(self, host: Host) -> None:
+        unmount_all(f"{self.path}/shm")
+
+
 class WriteFiles(msgspec.Struct, frozen=True, tag="write_files"):
-    """hostname, hosts and resolv.conf (``None``: a copy of the host's), and the pod's
-    /dev/shm (``shm_size`` bytes, None when it is the host's). They are ``owner``'s, who is the pod's root, and
-    have the SELinux context ``label`` unless it is empty."""
+    """hostname, hosts and resolv.conf (``None``: a copy of the host's). They are ``owner``'s, who is the pod's root,
+    and have the SELinux context ``label`` unless it is empty."""
 
     sandbox: str
     path: str
     hostname: str
     files: dict[str, str | None]
-    shm_size: int | None
     owner: int = 0
     label: str = ""
     name = "write_files"
 
     def describe(self) -> str:
-        return f"write {', '.join(sorted(self.files))}" + (" and mount /dev/shm" if self.shm_size else "")
+        return f"write {', '.join(sorted(self.files))}"
 
     async def apply(self, host: Host) -> None:
         addresses = host.pods[self.sandbox].addresses
@@ -255,14 +301,9 @@ class WriteFiles(msgspec.Struct, frozen=True, tag="write_files"):
             write_file(f"{self.path}/files/{file}", text, self.owner)
             if self.label:
                 relabel(f"{self.path}/files/{file}", self.label)
-        if self.shm_size:
-            flags = mount.MS_NOSUID | mount.MS_NOEXEC | mount.MS_NODEV
-            options = SHM_OPTIONS.format(size=self.shm_size, owner=self.owner)
-            options += f',context="{self.label}"' if self.label else ""
-            mount.mount("shm", f"{self.path}/shm", "tmpfs", flags, options)
 
     async def undo(self, host: Host) -> None:
-        unmount_all(f"{self.path}/shm")
+        """They go with the directory."""
 
 
 SandboxStep = (
@@ -275,10 +316,22 @@ SandboxStep = (
     | PinProcesses
     | AttachNetwork
     | LimitBandwidth
+    | MountShm
     | WriteFiles
+    | WaitForPause
 )
 
-ENDS_AT_STOP = (StartMonitor, CreateNamespaces, PinNamespaces, PinProcesses, AttachNetwork, LimitBandwidth, WriteFiles)
+ENDS_AT_STOP = (
+    StartMonitor,
+    CreateNamespaces,
+    PinNamespaces,
+    PinProcesses,
+    AttachNetwork,
+    LimitBandwidth,
+    MountShm,
+    WriteFiles,
+    WaitForPause,
+)
 """What StopPodSandbox undoes; the other steps are undone by RemovePodSandbox."""
 
 
@@ -286,15 +339,26 @@ def plan_steps(plan: SandboxPlan) -> tuple[SandboxStep, ...]:
     """A pod's birth, in order; undone in reverse it is its end."""
     return (
         MakePodDirectory(plan.id, plan.directory),
-        MakePodCgroups(plan.id, plan.pause_cgroup, plan.cgroup_parent, plan.limits, plan.own_slice),
+        MakePodCgroups(
+            plan.id, plan.pause_cgroup, plan.cgroup_parent, plan.limits, plan.own_slice, plan.pause_in_all_trees
+        ),
         StartMonitor(plan.id, plan.directory),
-        CreateNamespaces(plan.id, plan),
+        CreateNamespaces(plan.id, plan.namespaces, plan.pause_cgroup),
         PinNamespaces(plan.id, plan.directory, tuple(kind for kind in plan.namespaces if kind != "pid")),
         *((PinProcesses(plan.id, plan.directory, ("pid",)),) if "pid" in plan.namespaces else ()),
+        *plan_shm(plan),
         AttachNetwork(plan.id, maker(plan)),
         *((LimitBandwidth(plan.id, plan.bandwidth),) if plan.bandwidth else ()),
-        WriteFiles(plan.id, plan.directory, plan.hostname, plan.files, plan.shm_size, plan.owner, plan.mount_label),
+        WriteFiles(plan.id, plan.directory, plan.hostname, plan.files, plan.owner, plan.mount_label),
+        WaitForPause(plan.id),
     )
+
+
+def plan_shm(plan: SandboxPlan) -> tuple[MountShm, ...]:
+    """None where it is the host's."""
+    if not plan.shm_size:
+        return ()
+    return (MountShm(plan.id, plan.directory, plan.shm_size, plan.owner, plan.mount_label),)
 
 
 def maker(plan: SandboxPlan) -> str:
@@ -305,13 +369,20 @@ def maker(plan: SandboxPlan) -> str:
 BLANK_KINDS = ("network", "ipc", "uts")
 """The namespaces of a blank pod."""
 
-BLANK_DONE = frozenset({"make_pod_directory", "start_monitor", "pin_namespaces", "attach_network"})
-"""The steps of a pod's birth that a blank pod has behind it, if it is attached."""
+BLANK_DONE = frozenset({"make_pod_directory", "start_monitor", "pin_namespaces", "mount_shm", "attach_network"})
+"""The steps of a pod's birth that a blank pod has behind it, if it is attached and its /dev/shm is what is wanted."""
 
 
-def blank_done(pod: LivePod) -> frozenset[str]:
-    """The steps that this blank pod has behind it."""
-    return BLANK_DONE if pod.provider else BLANK_DONE - {AttachNetwork.name}
+def blank_done(pod: LivePod, plan: SandboxPlan) -> frozenset[str]:
+    """The steps of ``plan`` that this blank pod has behind it."""
+    lacking = set() if pod.provider else {AttachNetwork.name}
+    if plan_shm(plan) != (blank_shm(plan.id, plan.directory),):
+        lacking.add(MountShm.name)  # mounted over the other one
+    return BLANK_DONE - lacking
+
+
+def blank_shm(id: str, directory: str) -> MountShm:
+    return MountShm(id, directory, SHM_SIZE)
 
 
 def plan_blank_steps(id: str, directory: str, provider: str = BRIDGE) -> tuple[SandboxStep, ...]:
@@ -322,5 +393,6 @@ def plan_blank_steps(id: str, directory: str, provider: str = BRIDGE) -> tuple[S
         StartMonitor(id, directory),
         MakeBlankNamespaces(id, BLANK_KINDS),
         PinNamespaces(id, directory, BLANK_KINDS),
+        blank_shm(id, directory),
         *attach,
     )

@@ -12,10 +12,11 @@ Invariant: every directory that this module returns is below a cgroup mount poin
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from runtime.errors import HostFault, InvalidArgument
@@ -27,6 +28,7 @@ CONTROLLERS = frozenset((*_COMPUTE, *_CONTROL))
 """v1 controllers whose hierarchies get a directory; a named hierarchy (name=systemd) does too.
 But see ``needed``."""
 
+_HELD = frozenset({"memory", "pids"})
 _COMPONENT_MAX = 255
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 
@@ -139,6 +141,18 @@ def needed(layout: Layout, release: str) -> tuple[Hierarchy, ...]:
     if layout.v2 is None or version is None or (int(version[1]), int(version[2])) < (5, 14):
         return layout.v1
     return tuple(each for each in layout.v1 if not all(_is_in_v2(name) for name in each.controllers))
+
+
+@functools.lru_cache(maxsize=4)
+def of_waiting(layout: Layout) -> Layout:
+    """The trees for a process that does nothing but wait, in a group that is limited above it.
+
+    Of v1 those that count what it has: memory, and itself. What limits or counts what is done it would be in for
+    nothing, and each costs its birth a directory and a move. Without v2, which ends it, it has to be in all.
+    """
+    if layout.v2 is None or any("freezer" in hierarchy.controllers for hierarchy in layout.v1):
+        return layout
+    return replace(layout, v1=tuple(each for each in layout.v1 if not _HELD.isdisjoint(each.controllers)))
 
 
 def _is_in_v2(controller: str) -> bool:

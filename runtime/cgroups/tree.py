@@ -70,8 +70,6 @@ def create(layout: Layout, cgroup_path: str, owner: str, controllers: Collection
             _make_path(hierarchy.mount, cgroup_path, owner, made)
             if "cpuset" in hierarchy.controllers:
                 _fill_cpuset(hierarchy.mount, cgroup_path)
-            if "memory" in hierarchy.controllers:
-                _use_hierarchy([path for path in made if path.startswith(hierarchy.mount + "/")])
         if layout.v2 is not None:
             _make_path(layout.v2, cgroup_path, owner, made)
             hand_down(layout, cgroup_path, controllers)
@@ -248,14 +246,6 @@ def _fill_cpuset(mount: str, cgroup_path: str) -> None:
         files.write(f"{mount}{parent}/cgroup.clone_children", "1", _MAKE)
 
 
-def _use_hierarchy(directories: list[str]) -> None:
-    """Before Linux 5.11 a memory cgroup did not count its children unless told to."""
-    for directory in directories:
-        path = f"{directory}/memory.use_hierarchy"
-        if os.path.exists(path) and files.read(path, _MAKE).strip() == "0":
-            files.write(path, "1", _MAKE)
-
-
 def hand_down(layout: Layout, cgroup_path: str, controllers: Collection[str] = ()) -> None:
     """Enable ``USED`` and ``controllers``, as far as the host has them in v2, in every ancestor of ``cgroup_path``
     that lacks one, the root first. What others have enabled stays, and what they have not and nobody needs, too.
@@ -263,7 +253,8 @@ def hand_down(layout: Layout, cgroup_path: str, controllers: Collection[str] = (
     A cgroup has the files of a controller only if its parent enables it in
     ``cgroup.subtree_control``, and the kernel refuses that (EBUSY) for a parent, the
     root excepted, that has processes of its own. That is why pause and containers
-    are leaves, and why the pod's cgroup itself is empty.
+    are leaves, and why the pod's cgroup itself is empty. It is done before any process is
+    below: afterwards it takes the kernel ten milliseconds.
 
     Raises:
         HostFault: an ancestor cannot hand them down.
@@ -271,22 +262,33 @@ def hand_down(layout: Layout, cgroup_path: str, controllers: Collection[str] = (
     wanted = layout.v2_controllers & USED.union(controllers)
     if not wanted:
         return
+    offered, lacks = wanted, []
     ancestors = cgroup_path.split("/")[:-1]
-    for depth in range(1, len(ancestors) + 1):
+    for depth in range(len(ancestors), 0, -1):
         path = f"{layout.v2}{'/'.join(ancestors[:depth])}"
-        control = f"{path}/cgroup.subtree_control"
-        lacking = wanted.difference(files.read(control, _MAKE).split())
-        lacking &= frozenset(files.read(f"{path}/cgroup.controllers", _MAKE).split()) if lacking else lacking
+        lacking = wanted.difference(files.read(f"{path}/cgroup.subtree_control", _MAKE).split())
         if not lacking:
-            continue
-        try:
-            files.write(control, " ".join(f"+{name}" for name in sorted(lacking)), "hand controllers down")
-        except HostFault as fault:
-            if fault.errno != errno.EBUSY:
-                raise
-            message = "it has processes of its own, which cgroup v2 forbids to a parent of limited cgroups"
-            message += "; docs/operating.md says what helps in a container"
-            raise HostFault(message, step=fault.step, object=path, call="write", errno=errno.EBUSY) from fault
+            offered = wanted
+            break  # nor does any above it lack one
+        lacks.append((path, lacking))
+        offered = frozenset(files.read(f"{path}/cgroup.controllers", _MAKE).split())
+        if lacking <= offered:
+            break
+    for path, lacking in reversed(lacks):
+        if lacking & offered:
+            _enable(path, lacking & offered)
+
+
+def _enable(path: str, controllers: frozenset[str]) -> None:
+    try:
+        enabled = " ".join(f"+{name}" for name in sorted(controllers))
+        files.write(f"{path}/cgroup.subtree_control", enabled, "hand controllers down")
+    except HostFault as fault:
+        if fault.errno != errno.EBUSY:
+            raise
+        message = "it has processes of its own, which cgroup v2 forbids to a parent of limited cgroups"
+        message += "; docs/operating.md says what helps in a container"
+        raise HostFault(message, step=fault.step, object=path, call="write", errno=errno.EBUSY) from fault
 
 
 def _remove_in(mount: str, cgroup_path: str, ours: bool) -> bool:

@@ -25,6 +25,7 @@ X86_64 = {
     "fchownat": 260,
     "fstatfs": 138,
     "getcwd": 79,
+    "getpid": 39,
     "ioctl": 16,
     "keyctl": 250,
     "memfd_create": 319,
@@ -36,6 +37,7 @@ X86_64 = {
     "prctl": 157,
     "prlimit64": 302,
     "read": 0,
+    "recvmsg": 47,
     "rt_sigprocmask": 14,
     "seccomp": 317,
     "sendmsg": 46,
@@ -72,6 +74,7 @@ AARCH64 = {
     "fchownat": 54,
     "fstatfs": 44,
     "getcwd": 17,
+    "getpid": 172,
     "ioctl": 29,
     "keyctl": 219,
     "memfd_create": 279,
@@ -83,6 +86,7 @@ AARCH64 = {
     "prctl": 167,
     "prlimit64": 261,
     "read": 63,
+    "recvmsg": 212,
     "rt_sigprocmask": 135,
     "seccomp": 277,
     "sendmsg": 211,
@@ -114,6 +118,7 @@ EVERYWHERE = {
     "move_mount": 429,
     "open_tree": 428,
     "openat2": 437,
+    "pidfd_open": 434,
 }
 """Since Linux 5.0 a call has one number on all machines."""
 

@@ -42,7 +42,7 @@ _SLOT, _POINTER, _LOADED = 1 << 64, 2 << 64, 3 << 64
 
 # launch.c, in this order.
 _OURS = ("JUMP", "IF_SAME", "IF_DIFFERENT", "EXPECT", "SET", "STORE", "RELOCATE", "COMPOSE", "CLOSE", "LIMIT_BOUNDING")
-_MAKING = ("FAIL", "MAKE_DIRECTORY", "MAKE_FILE", "MAKE_EXACT")
+_MAKING = ("FAIL", "MAKE_DIRECTORY", "MAKE_FILE", "MAKE_EXACT", "BEAR")
 _CALLS = {**NUMBERS, **{name: 1000 + index for index, name in enumerate((*_OURS, *_MAKING))}}
 
 LEADS_OUT, IS_DIRECTORY, NO_PLACE, UNEXPECTED = 5001, 5002, 5003, 5004
@@ -264,27 +264,6 @@ class Script:
         """End as if the call of number ``call``, which is not the first, had just failed with ``errno``;
         a slot may have it negative, as a forgiven failure leaves it."""
         self.call("FAIL", errno, call)
-
-    def hand_over(self, word: bytes, descriptors: Sequence[Slot], number: Argument = None) -> None:
-        """Send ``descriptors`` (SCM_RIGHTS) to the monitor, as ``word``; they stay open. ``number``, eight bytes,
-        goes along where it is given."""
-        count, size = len(descriptors), len(word)
-        header, vector, rights = self.room(56), self.room(16), self.room(16 + 4 * count + 8)
-        said = self.data(word)
-        if number is not None:
-            said = self.room(size + 8)
-            self.fill(said, word)
-            self.store(plus(said, size), number)
-            size += 8
-        self.fill(vector, struct.pack("=QQ", offset(said), size))
-        self.fill(rights, struct.pack("=Qii", 16 + 4 * count, 1, 1))  # SOL_SOCKET, SCM_RIGHTS
-        padded = 16 + (4 * count + 7 & ~7)
-        self.fill(header, struct.pack("=QQQQQQQ", 0, 0, offset(vector), 1, offset(rights), padded, 0))
-        for at in (vector, plus(header, 16), plus(header, 32)):
-            self.relocate(at, 1)
-        for index, descriptor in enumerate(descriptors):
-            self.store(plus(rights, 16 + 4 * index), descriptor)
-        self.call("sendmsg", self.given["report"], header, 0)
 
     def bytes(self) -> bytes:
         """The script as ``launch`` reads it.

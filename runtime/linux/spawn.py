@@ -8,9 +8,10 @@ its descriptors it has those that it is given.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from runtime.errors import HostFault
 
@@ -44,6 +45,43 @@ def reborn(packet: bytes) -> int | None:
     return int.from_bytes(packet[len(REBORN) :], "little")
 
 
+@contextlib.contextmanager
+def closing_script(content: bytes) -> Iterator[int]:
+    """A descriptor of a memfd that holds a script, for one birth."""
+    memfd = new_script()
+    try:
+        write_script(memfd, content)
+        yield memfd
+    finally:
+        os.close(memfd)
+
+
+def new_script() -> int:
+    """A descriptor of a memfd for a script."""
+    return os.memfd_create("crisp-script", os.MFD_CLOEXEC)
+
+
+def write_script(memfd: int, content: bytes) -> None:
+    """Write all of ``content``."""
+    view = memoryview(content)
+    while view:
+        view = view[os.write(memfd, view) :]
+
+
+def born(script: int) -> int | None:
+    """The pid of who carries out ``script``; None if there is nobody, and nobody has failed either.
+
+    Raises:
+        HostFault: it could not be born.
+    """
+    pid, failed = _BORN.unpack(os.pread(script, _BORN.size, _BORN_OFFSET))
+    if pid > 0:
+        return int(pid)
+    if failed:
+        raise HostFault(step="start a process", call=_FAILED[pid], errno=failed)
+    return None
+
+
 def spawn(
     program: int,
     script: int,
@@ -72,11 +110,10 @@ def spawn(
     except OSError as error:
         raise HostFault(step="start a process", object="launch", call="posix_spawn", errno=error.errno or 0) from error
     os.waitpid(launched, 0)
-    pid, failed = _BORN.unpack(os.pread(script, _BORN.size, _BORN_OFFSET))
-    if pid <= 0:
-        message, call = ("", _FAILED[pid]) if failed else ("launch has been killed", "")
-        raise HostFault(message, step="start a process", call=call, errno=failed)
-    return int(pid)
+    pid = born(script)
+    if pid is None:
+        raise HostFault("launch has been killed", step="start a process")
+    return pid
 
 
 def _shown(number: int) -> str:

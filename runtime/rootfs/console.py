@@ -16,6 +16,7 @@ import struct
 from runtime.child import S_IFMT, device, device_number, file_type, look_at
 from runtime.errors import HostFault, StartRefused
 from runtime.linux import files, mount, trees
+from runtime.linux.passing import hand_over
 from runtime.linux.script import Script, Slot, load
 from runtime.rootfs.resolve import make_file_in_root, open_exactly
 
@@ -59,7 +60,7 @@ def bind_console(script: Script, root: Slot, peer: Slot) -> None:
 
 def take(script: Script, master: Slot, peer: Slot) -> None:
     """Give the master to the monitor; the peer becomes 0, 1, 2 and the controlling terminal of the session."""
-    script.hand_over(b"console", [master])
+    hand_over(script, b"console", [master])
     script.close(master)
     script.call("ioctl", peer, _TIOCSCTTY, 0)
     for number in range(3):

@@ -12,6 +12,7 @@ import pytest
 
 from runtime import channel
 from runtime.errors import Fault
+from runtime.linux.passing import hand_over
 from runtime.linux.script import Script, Slot
 from runtime.linux.spawn import failure, spawn
 from runtime.program import LAUNCH, open_program
@@ -77,7 +78,7 @@ def carried_out(write: Writer, given: Mapping[str, int] | None = None, flags: in
     asked = write(script)
     slots = [] if asked is None else [asked] if isinstance(asked, int) else list(asked)
     if slots:
-        script.hand_over(b"test", slots)
+        hand_over(script, b"test", slots)
     script.call("exit_group", 0)
     pid, report = launch(script, list(given.values()), flags)
     handed, fault = wait_report(script, report)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from runtime import channel
+from runtime.linux.passing import hand_over
 from runtime.linux.script import Argument, Script
 from runtime.linux.spawn import failure
 from tests.kernel.runtime.launched import Writer, launch, wait_report
@@ -28,7 +29,7 @@ def stopped(write: Writer, given: Mapping[str, int] | None = None, flags: int = 
     given = given or {}
     script = Script([*given, "full"])
     asked = write(script)
-    script.hand_over(b"here", [] if asked is None else [asked] if isinstance(asked, int) else list(asked))
+    hand_over(script, b"here", [] if asked is None else [asked] if isinstance(asked, int) else list(asked))
     script.call("write", script.given["full"], b"1", 1)
     read, full = _full_pipe()
     try:

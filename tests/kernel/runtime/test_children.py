@@ -19,6 +19,7 @@ from runtime.children import Birth, Child, Children, tell
 from runtime.errors import Fault, HostFault, ScriptFailed, StartRefused, to_wire
 from runtime.linux.libc import AT_FDCWD
 from runtime.linux.namespaces import CLONE_NEWPID
+from runtime.linux.passing import hand_over
 from runtime.linux.script import Script
 from runtime.linux.spawn import MAGIC, REBORN
 from runtime.loop import Loop
@@ -275,7 +276,7 @@ def test_a_huge_report_is_cut_to_fit(nursery: Nursery) -> None:
 
 def test_descriptors_are_handed_over(nursery: Nursery) -> None:
     script = Script()
-    script.hand_over(b"console", [script.opened("openat", AT_FDCWD, "/proc/version", os.O_RDONLY, 0)])
+    hand_over(script, b"console", [script.opened("openat", AT_FDCWD, "/proc/version", os.O_RDONLY, 0)])
     nursery.carry_out(script)
     nursery.wait("ready", "exit", "last")
     (version,) = nursery.given
@@ -288,7 +289,7 @@ def test_descriptors_of_a_child_that_fails_are_closed(nursery: Nursery) -> None:
     before = len(open_descriptors())
     script = Script()
     report = script.given["report"]
-    script.hand_over(b"console", [report, report])
+    hand_over(script, b"console", [report, report])
     script.call("chdir", "/absent")
     nursery.carry_out(script)
     (failed, _) = nursery.wait("failed", "last")

@@ -17,6 +17,7 @@ from runtime import channel
 from runtime.errors import Fault, HostFault, StartRefused
 from runtime.identity import Filter, load_seccomp
 from runtime.linux.libc import AT_FDCWD
+from runtime.linux.passing import hand_over
 from runtime.linux.script import ANY, UNEXPECTED, Argument, Label, Loaded, Script, Slot, load, number, offset, plus
 from runtime.linux.spawn import MAGIC, spawn
 from runtime.program import LAUNCH, open_program
@@ -324,7 +325,7 @@ def test_descriptors_are_handed_over_in_order_and_stay_open(files: list[int], co
 
     def write(script: Script) -> list[Slot]:
         slots = [script.given[name] for name in reversed(names)]
-        script.hand_over(b"first", slots)
+        hand_over(script, b"first", slots)
         return slots
 
     handed = carried_out(write, dict(zip(names, files, strict=False)))
@@ -337,7 +338,7 @@ def test_descriptors_are_handed_over_in_order_and_stay_open(files: list[int], co
 def test_a_word_comes_with_its_descriptors_and_by_itself(files: list[int]) -> None:
     for count, word in ((0, b"namespaces"), (1, b"x"), (2, b"console")):
         script = Script([str(index) for index in range(count)])
-        script.hand_over(word, [script.given[str(index)] for index in range(count)])
+        hand_over(script, word, [script.given[str(index)] for index in range(count)])
         pid, report = launch(script, files[:count])
         with report:
             message, ancillary, flags, _ = report.recvmsg(100, socket.CMSG_SPACE(16))
@@ -501,7 +502,7 @@ def test_an_errno_above_63_is_reported_like_any_other() -> None:
 
 def test_a_failure_ends_also_when_nobody_hears_of_it() -> None:
     script = Script()
-    script.hand_over(b"word", [script.given["report"]])
+    hand_over(script, b"word", [script.given["report"]])
     script.call("exit_group", 0)
     pid, report = launch(script)
     report.close()

@@ -16,6 +16,7 @@ from runtime.channel import close_all
 from runtime.errors import HostFault
 from runtime.linux import namespaces
 from runtime.linux.libc import AT_FDCWD
+from runtime.linux.passing import hand_over
 from runtime.linux.script import Script, Slot
 from runtime.spec import IdMapping
 from tests.kernel.runtime.forked import in_child
@@ -132,7 +133,7 @@ def reborn(then: Callable[[Script], None]) -> Script:
 
 def hand_over_pid_namespace(script: Script) -> None:
     made = script.opened("openat", AT_FDCWD, "/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC, 0)
-    script.hand_over(b"pid", [made])
+    hand_over(script, b"pid", [made])
     script.call("rt_sigprocmask", signal.SIG_SETMASK.value, bytes(8), None, 8)
     script.call("execve", "/bin/sleep", script.vector(["sleep", "100"]), script.vector([]))
 

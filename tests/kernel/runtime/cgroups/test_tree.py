@@ -203,19 +203,13 @@ def test_a_controller_that_few_need_is_enabled_for_whoever_asks(tmp_path: Path) 
     layout = pure_v2(tmp_path)
     for directory in (tmp_path, tmp_path / "pod"):
         (directory / "cgroup.subtree_control").write_text("cpu memory pids")
+    (tmp_path / "pod/cgroup.controllers").write_text("cpu memory pids")  # what the root hands down
     tree.hand_down(layout, "/pod/c")
     tree.hand_down(layout, "/pod/c", {"cpu", "misc"})
     assert (tmp_path / "cgroup.subtree_control").read_text() == "cpu memory pids"
     tree.hand_down(layout, "/pod/c", {"rdma"})
     for directory in (tmp_path, tmp_path / "pod"):  # written over what an ordinary file held
         assert (directory / "cgroup.subtree_control").read_text().startswith("+rdma")
-
-
-def test_before_linux_5_11_a_memory_cgroup_is_told_to_count_its_children(tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a/memory.use_hierarchy").write_text("0\n")
-    tree._use_hierarchy([str(tmp_path / "a"), str(tmp_path)])
-    assert (tmp_path / "a/memory.use_hierarchy").read_text().startswith("1")
 
 
 def test_a_directory_without_a_mark_belongs_to_nobody(tmp_path: Path) -> None:

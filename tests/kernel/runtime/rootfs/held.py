@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from runtime import channel
+from runtime.linux.passing import hand_over
 from runtime.linux.script import Script
 from runtime.linux.spawn import failure
 from tests.kernel.runtime.launched import Writer, launch
@@ -56,7 +57,7 @@ def held(write: Writer, given: Mapping[str, int] | None = None) -> Iterator[Held
     asked = write(script)
     slots = [] if asked is None else [asked] if isinstance(asked, int) else list(asked)
     if slots:
-        script.hand_over(b"test", slots)
+        hand_over(script, b"test", slots)
     _stop(script, size)
     script.call("exit_group", 0)
     pid, report = launch(script, [*given.values(), gate])

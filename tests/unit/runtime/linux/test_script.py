@@ -12,6 +12,7 @@ import pytest
 from runtime.errors import HostFault, InvalidArgument, StartRefused
 from runtime.linux import script as scripts
 from runtime.linux.numbers import NUMBERS
+from runtime.linux.passing import hand_over
 from runtime.linux.script import ANY, Label, Script, load, number, offset, plus
 from runtime.linux.spawn import MAGIC
 
@@ -210,13 +211,13 @@ def test_the_same_call_is_packed_the_same_in_any_script() -> None:
 def test_taking_the_bytes_twice_changes_nothing() -> None:
     script = Script()
     script.call("chdir", "/x")
-    script.hand_over(b"word", [script.given["report"]])
+    hand_over(script, b"word", [script.given["report"]])
     assert script.bytes() == script.bytes()
 
 
 def test_a_number_goes_along_with_what_is_handed_over() -> None:
     script = Script()
-    script.hand_over(b"word:", [script.given["report"]], script.given["report"])
+    hand_over(script, b"word:", [script.given["report"]], script.given["report"])
     read = Read(script)
     stored = [read.args(call) for call in range(read.count) if read.calls[call][0] == scripts._CALLS["STORE"]]
     header = struct.unpack("=7Q", read.at(read.args(read.count - 1)[1], 56))
@@ -235,7 +236,7 @@ def test_an_unknown_call_is_an_error() -> None:
 def test_handing_over_stays_in_its_room(count: int) -> None:
     script = Script([str(number) for number in range(count)])
     before = len(script._data)
-    script.hand_over(b"w", [script.given[str(number)] for number in range(count)])
+    hand_over(script, b"w", [script.given[str(number)] for number in range(count)])
     read = Read(script)
     *stores, sent = [call for call in range(read.count) if read.calls[call][0] != scripts._CALLS["RELOCATE"]]
     header = struct.unpack("=7Q", read.at(read.args(sent)[1], 56))

@@ -1,0 +1,83 @@
+"""The process of a blank pod that waits to become pause, as the daemon sees it.
+
+The monitor has it born (``runtime.sandbox``) and hears from it, but is not asked: what the pod is to
+be called goes straight to the one that waits, which has no python to wake. ``runtime.pause`` writes
+the scripts of both its lives, ``runtime.monitor_client`` is the user.
+
+Invariant: it is a convenience, and ends with the daemon's end of its socket as long as it waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+
+from runtime.cgroups import kill
+from runtime.errors import DeadlineExceeded, ScriptFailed
+from runtime.linux import spawn
+from runtime.requests import CgroupDirs
+
+
+class BlankInit:
+    """``theirs`` is the end of the socket that is the process's: to be given to it, and closed."""
+
+    def __init__(self) -> None:
+        self._ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._ours.setblocking(False)
+        self._ended, self._running = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        """Readable, once what holds the other end has executed or ended."""
+        self._script = spawn.new_script()
+
+    def close(self) -> None:
+        """Idempotent."""
+        self.theirs.close()
+        self._ours.close()
+        for descriptor in (self._ended, self._running, self._script):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._ended = self._running = self._script = -1
+
+    def wake(self, script: bytes, cgroup: CgroupDirs) -> bool:
+        """Have it carry out ``script`` as a new process in the v2 cgroup, once; False if it has ended, or cannot."""
+        where = kill.open_v2(cgroup)
+        if where is None:
+            return False
+        try:
+            spawn.write_script(self._script, script)
+            socket.send_fds(self._ours, [spawn.RELEASE], (self._script, where), socket.MSG_NOSIGNAL)
+            socket.send_fds(self._ours, [spawn.RELEASE], (self._running,), socket.MSG_NOSIGNAL)
+        except OSError:
+            return False
+        finally:
+            os.close(where)
+        os.close(self._running)
+        self._running = -1
+        return True
+
+    async def wait_executed(self, timeout: float) -> int | None:
+        """The pid of pause; None if it has not even been born.
+
+        Raises:
+            ScriptFailed: a call of its script.
+            DeadlineExceeded: after ``timeout`` seconds.
+        """
+        await self._wait_ended(timeout)
+        with contextlib.suppress(BlockingIOError, ConnectionResetError):
+            failed = spawn.failure(self._ours.recv(64))
+            if failed is not None:
+                raise ScriptFailed(*failed)
+        return spawn.born(self._script)
+
+    async def _wait_ended(self, timeout: float) -> None:
+        loop = asyncio.get_running_loop()
+        ended = asyncio.Event()
+        loop.add_reader(self._ended, ended.set)
+        try:
+            async with asyncio.timeout(timeout):
+                await ended.wait()
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"not there after {timeout:g} s", step="wait for pause") from error
+        finally:
+            loop.remove_reader(self._ended)

@@ -52,12 +52,13 @@ from runtime.cgroups.layout import Layout
 from runtime.cgroups.stats import Sweeper
 from runtime.errors import Unavailable
 from runtime.images.trash import Trash
-from runtime.monitor_client import Init, MonitorClient
+from runtime.monitor_client import MonitorClient
 from runtime.requests import ResolvedUser, Rootfs
 from runtime.spec import IdMapping
 from runtime.steps import Execution, Stage
 from runtime.supervisor import Supervisor
 from runtime.systemd.scopes import Scopes
+from runtime.written import Written
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ class PlannedInit:
     """A container's init, and its root's writable layer, which gets the attributes of the topmost layer below,
     by the mapping ``ids`` of its user namespace."""
 
-    init: Init
+    init: Written
     rootfs: Rootfs
     ids: IdMapping | None = None
 

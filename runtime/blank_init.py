@@ -11,13 +11,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
+from collections.abc import Callable
 
 from runtime.cgroups import kill
-from runtime.errors import DeadlineExceeded, ScriptFailed
+from runtime.errors import DeadlineExceeded
 from runtime.linux import spawn
+from runtime.linux.script import Script
 from runtime.requests import CgroupDirs
+from runtime.written import Written
 
 
 class BlankInit:
@@ -29,6 +33,7 @@ class BlankInit:
         self._ended, self._running = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         """Readable, once what holds the other end has executed or ended."""
         self._script = spawn.new_script()
+        self._words: Callable[[], Script] | None = None
 
     def close(self) -> None:
         """Idempotent."""
@@ -39,35 +44,41 @@ class BlankInit:
                 os.close(descriptor)
         self._ended = self._running = self._script = -1
 
-    def wake(self, script: bytes, cgroup: CgroupDirs) -> bool:
-        """Have it carry out ``script`` as a new process in the v2 cgroup, once; False if it has ended, or cannot."""
+    def wake(self, written: Written, cgroup: CgroupDirs) -> bool:
+        """Have what is written carried out by a new process in the v2 cgroup, once; False if it has ended, or there is
+        no such cgroup."""
+        try:
+            self._send(written.script, cgroup)
+        except OSError:
+            return False
+        os.close(self._running)
+        self._running, self._words = -1, written.words
+        return True
+
+    def _send(self, script: bytes, cgroup: CgroupDirs) -> None:
         where = kill.open_v2(cgroup)
         if where is None:
-            return False
+            raise FileNotFoundError(errno.ENOENT, "no cgroup v2")
         try:
             spawn.write_script(self._script, script)
             socket.send_fds(self._ours, [spawn.RELEASE], (self._script, where), socket.MSG_NOSIGNAL)
             socket.send_fds(self._ours, [spawn.RELEASE], (self._running,), socket.MSG_NOSIGNAL)
-        except OSError:
-            return False
         finally:
             os.close(where)
-        os.close(self._running)
-        self._running = -1
-        return True
 
     async def wait_executed(self, timeout: float) -> int | None:
         """The pid of pause; None if it has not even been born.
 
         Raises:
-            ScriptFailed: a call of its script.
+            Fault: what a call of its script failed with.
             DeadlineExceeded: after ``timeout`` seconds.
         """
         await self._wait_ended(timeout)
+        failed = None
         with contextlib.suppress(BlockingIOError, ConnectionResetError):
             failed = spawn.failure(self._ours.recv(64))
-            if failed is not None:
-                raise ScriptFailed(*failed)
+        if failed is not None and self._words is not None:
+            raise self._words().fault(*failed)
         return spawn.born(self._script)
 
     async def _wait_ended(self, timeout: float) -> None:

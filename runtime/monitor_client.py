@@ -11,25 +11,21 @@ as many as the operation's docstring says.
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
-from runtime import births, channel
+from runtime import channel
 from runtime.blank_init import BlankInit
 from runtime.channel import Message
 from runtime.channel_async import AsyncChannel, Result
 from runtime.errors import FailedPrecondition, Fault, HostFault, NotFound, NotSupported, ScriptFailed
 from runtime.linux import spawn
-from runtime.linux.script import Script
 from runtime.looks import FillRequest, FindRequest, Found, ResolveUserRequest
 from runtime.mountpoints import plan_mountpoints
-from runtime.pause import plan_blank, plan_named, plan_pause
-from runtime.requests import ContainerBirth, ExecRequest, Mountpoint, ResolvedUser, Rootfs, SandboxRequest, StartRequest
-from runtime.templates import Templates
-
-_TEMPLATES = Templates()
+from runtime.pause import plan_blank
+from runtime.requests import ExecRequest, Mountpoint, ResolvedUser, Rootfs, SandboxRequest, StartRequest
+from runtime.written import Written, write_exec, write_init, write_named, write_pause
 
 DEFAULT_TIMEOUT = 30.0
 """Seconds for an operation that does not wait for anything of the container's."""
@@ -51,32 +47,6 @@ class SandboxMade:
     netlink: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Init:
-    """How a container's init is born: what the monitor has to know, the script, and what its calls mean."""
-
-    told: ContainerBirth
-    script: bytes
-    words: Callable[[], Script]
-
-
-def write_init(request: StartRequest, *, waits: bool = False) -> Init:
-    """``waits`` as in ``runtime.init.plan_init``.
-
-    Raises:
-        StartRefused: the request asks for what cannot be.
-        HostFault: the seccomp program cannot be read.
-    """
-    seccomp = births.read_seccomp(request)
-
-    def write(asked: Any) -> Script:
-        return births.container_script(asked, seccomp, waits=waits)
-
-    names, essence = births.cgroup_names(request["cgroup"]), births.container_essence(request)
-    script = _TEMPLATES.script(("init", waits, seccomp), essence, write, names)
-    return Init(births.container_told(request), script, functools.partial(write, request))
-
-
 class MonitorClient:
     """``pid`` and ``start_time`` (clock ticks, /proc/PID/stat field 22) name the process for good."""
 
@@ -85,7 +55,7 @@ class MonitorClient:
         self.start_time = start_time
         self._blank: tuple[str, ...] = ()
         self._init: BlankInit | None = None
-        self._named: tuple[SandboxRequest, Callable[[], Script]] | None = None
+        self._asked: SandboxRequest | None = None
         self._channel = AsyncChannel(sock, f"monitor {pid}")
 
     @property
@@ -123,10 +93,10 @@ class MonitorClient:
     async def blank(self, kinds: Sequence[str]) -> SandboxMade:
         """Make namespaces for a pod that has no name yet; ``sandbox`` enters them then."""
         script = plan_blank(kinds)
+        written = Written({"namespaces": list(kinds)}, script.bytes(), lambda: script)
         self._init = BlankInit()
         try:
-            given = [self._init.theirs.fileno()]
-            result = await self._birth("blank", {"namespaces": list(kinds)}, script.bytes(), lambda: script, given)
+            result = await self._birth("blank", written, [self._init.theirs.fileno()])
         except BaseException:
             self._end_init()
             raise
@@ -139,8 +109,9 @@ class MonitorClient:
 
         None if there is nothing to make but pause, which is on its way then: ``wait_for_pause``.
         """
-        held = self._blank
-        if self._init is not None and set(request["namespaces"]) == set(held) and self._name(self._init, request):
+        init = self._init if set(request["namespaces"]) == set(self._blank) else None
+        if init is not None and init.wake(write_named(request, self._blank), request["cgroup"]):
+            self._asked = request
             return None
         self._end_init()
         return await self._sandbox(request)
@@ -150,39 +121,19 @@ class MonitorClient:
 
         Raises: as ``sandbox``.
         """
-        if self._init is None or self._named is None:
-            raise FailedPrecondition("nobody is on his way", step="wait for pause")
-        (request, words), self._named = self._named, None
+        if self._init is None or self._asked is None:
+            raise FailedPrecondition("none is on its way", step="wait for pause")
         try:
             pid = await self._init.wait_executed(timeout)
-        except ScriptFailed as failed:
-            raise words().fault(failed.at, failed.errno) from failed
         finally:
             self._end_init()
-        return pid or (await self._sandbox(request)).pause_pid  # whoever waited was killed before
-
-    def _name(self, init: BlankInit, request: SandboxRequest) -> bool:
-        held, seccomp = self._blank, births.read_seccomp(request)
-
-        def write(asked: Any) -> Script:
-            return plan_named(asked, held, seccomp)
-
-        names = [*births.cgroup_names(request["cgroup"]), request["hostname"]]
-        script = _TEMPLATES.script(("named", held, seccomp), {**request, "seccomp": None}, write, names)
-        self._named = (request, functools.partial(write, request))
-        return init.wake(script, request["cgroup"])
+        if pid is None:  # whoever was to bear it has been killed before
+            pid = (await self._sandbox(self._asked)).pause_pid
+        return pid
 
     async def _sandbox(self, request: SandboxRequest) -> SandboxMade:
-        held, seccomp = self._blank, births.read_seccomp(request)
-        told = births.sandbox_told(request, held)
-
-        def write(asked: Any) -> Script:
-            return plan_pause(asked, held, seccomp)
-
-        names = [*births.cgroup_names(request["cgroup"]), request["hostname"]]
-        script = _TEMPLATES.script(("pause", held, seccomp), {**request, "seccomp": None}, write, names)
-        result = await self._birth("sandbox", cast(Message, told), script, functools.partial(write, request))
-        return self._made(result, told["new"], "sandbox")
+        written = write_pause(request, self._blank)
+        return self._made(await self._birth("sandbox", written), written.told["new"], "sandbox")
 
     def _end_init(self) -> None:
         init, self._init = self._init, None
@@ -196,13 +147,13 @@ class MonitorClient:
         namespaces = dict(zip(kinds, descriptors, strict=False))
         return SandboxMade(int(document["pause_pid"]), namespaces, descriptors[-1] if netlink else None)
 
-    def prepare(self, init: Init) -> bool:
+    def prepare(self, init: Written) -> bool:
         """Have a container's init born, which waits, for ``release``; False if nothing is on its way.
 
         Its volumes, if there are any, have been filled.
         """
         with spawn.closing_script(init.script) as memfd:
-            return self._channel.post("prepare", cast(Message, init.told), [memfd])
+            return self._channel.post("prepare", init.told, [memfd])
 
     async def release(
         self, container: str, request: Callable[[], StartRequest], timeout: float = DEFAULT_TIMEOUT
@@ -246,9 +197,7 @@ class MonitorClient:
             rootfs, volumes, cgroup = request["rootfs"], request["volumes"], request["cgroup"]
             fill: FillRequest = {"rootfs": rootfs, "volumes": volumes, "cgroup": cgroup}
             await self._plain("fill_volumes", cast(Message, fill), timeout)
-        result, descriptors = await self._birth(
-            "start", cast(Message, init.told), init.script, init.words, timeout=timeout
-        )
+        result, descriptors = await self._birth("start", init, timeout=timeout)
         self._expect(descriptors, 0, "start")
         return int(result["pid"]), int(result["started_at"])
 
@@ -272,15 +221,7 @@ class MonitorClient:
         Raises:
             StartRefused: the command cannot be executed.
         """
-        told, seccomp = births.command_told(request), births.read_seccomp(request)
-
-        def write(asked: Any) -> Script:
-            return births.command_script(asked, seccomp)
-
-        essence = {**request, "seccomp": None, "timeout": None, "exec": ""}
-        script = _TEMPLATES.script(("exec", seccomp), essence, write, births.cgroup_names(request["cgroup"]))
-        words = functools.partial(write, request)
-        result, descriptors = await self._birth("exec", cast(Message, told), script, words)
+        result, descriptors = await self._birth("exec", write_exec(request))
         expected = 1 if request["process"]["terminal"] else 2 + request["stdin"]
         self._expect(descriptors, expected, "exec")
         return int(result["pid"]), descriptors
@@ -342,7 +283,7 @@ class MonitorClient:
             StartRefused: the image does not have them, nor can they be made.
         """
         script = plan_mountpoints(rootfs, mountpoints)
-        _, descriptors = await self._birth("make_mountpoints", {}, script.bytes(), lambda: script)
+        _, descriptors = await self._birth("make_mountpoints", Written({}, script.bytes(), lambda: script))
         self._expect(descriptors, 0, "make_mountpoints")
 
     async def shutdown(self) -> None:
@@ -350,21 +291,14 @@ class MonitorClient:
         await self._plain("shutdown", {}, SHUTDOWN_TIMEOUT)
 
     async def _birth(
-        self,
-        op: str,
-        args: Message,
-        script: bytes,
-        words: Callable[[], Script],
-        given: Sequence[int] = (),
-        *,
-        timeout: float | None = DEFAULT_TIMEOUT,
+        self, op: str, written: Written, given: Sequence[int] = (), *, timeout: float | None = DEFAULT_TIMEOUT
     ) -> Result:
-        """Send ``script`` and ``given`` with the operation; ``words`` is asked for what the failure of a call means."""
-        with spawn.closing_script(script) as memfd:
+        """Send what is written, and ``given``, with the operation; whose failed call comes back in words."""
+        with spawn.closing_script(written.script) as memfd:
             try:
-                return await self.call(op, args, [memfd, *given], timeout)
+                return await self.call(op, written.told, [memfd, *given], timeout)
             except ScriptFailed as failed:
-                raise words().fault(failed.at, failed.errno) from failed
+                raise written.words().fault(failed.at, failed.errno) from failed
 
     async def _plain(self, op: str, args: Message, timeout: float | None = DEFAULT_TIMEOUT) -> Message:
         result, descriptors = await self.call(op, args, timeout=timeout)

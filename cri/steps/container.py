@@ -34,10 +34,11 @@ from runtime.cgroups import tree
 from runtime.cgroups.limits import apply_writes, note_clamped, read_oom_score_adj
 from runtime.cgroups.resources import Resources, plan_writes
 from runtime.errors import DeadlineExceeded, FailedPrecondition, Fault, NotFound, Unavailable
-from runtime.monitor_client import MonitorClient, write_init
+from runtime.monitor_client import MonitorClient
 from runtime.requests import ImageMount, StartRequest
 from runtime.rootfs.overlay import take_over_attributes
 from runtime.spec import mapping_of
+from runtime.written import write_init
 
 LOG = logging.getLogger("crisp.steps")
 

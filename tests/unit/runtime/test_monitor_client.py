@@ -17,9 +17,10 @@ from runtime import births, channel
 from runtime.channel import Message
 from runtime.errors import DeadlineExceeded, HostFault, NotFound, NotSupported, ScriptFailed
 from runtime.linux.spawn import MAGIC
-from runtime.monitor_client import MonitorClient, write_init
+from runtime.monitor_client import MonitorClient
 from runtime.mountpoints import plan_mountpoints
 from runtime.requests import PAUSE_ROOT, Mountpoint, Rootfs
+from runtime.written import write_init
 from tests.descriptors import open_descriptors
 
 T = TypeVar("T")

@@ -40,7 +40,7 @@ SHUTDOWN_TIMEOUT = 15.0
 @dataclass(frozen=True, slots=True)
 class SandboxMade:
     """``namespaces`` by kind, and a routing socket inside the new network, None without one; all the
-    caller's. ``pause_pid`` is of no meaning for a blank pod."""
+    caller's. ``pause_pid`` is 0 where pause is on its way, and of no meaning for a blank pod."""
 
     pause_pid: int
     namespaces: dict[str, int]
@@ -57,6 +57,7 @@ class MonitorClient:
         self._init: BlankInit | None = None
         self._asked: SandboxRequest | None = None
         self._channel = AsyncChannel(sock, f"monitor {pid}")
+        self._channel.add_close_callback(self._end_init)
 
     @property
     def closed(self) -> bool:
@@ -104,15 +105,15 @@ class MonitorClient:
         self._blank = tuple(kinds)
         return self._made(result, kinds, "blank")
 
-    async def sandbox(self, request: SandboxRequest) -> SandboxMade | None:
+    async def sandbox(self, request: SandboxRequest) -> SandboxMade:
         """Make the pod's namespaces, but for those that ``blank`` has made, and pause; once a monitor.
 
-        None if there is nothing to make but pause, which is on its way then: ``wait_for_pause``.
+        Where there is nothing to make but pause it is on its way then: ``wait_for_pause``.
         """
         init = self._init if set(request["namespaces"]) == set(self._blank) else None
         if init is not None and init.wake(write_named(request, self._blank), request["cgroup"]):
             self._asked = request
-            return None
+            return SandboxMade(0, {}, None)
         self._end_init()
         return await self._sandbox(request)
 

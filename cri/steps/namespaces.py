@@ -71,8 +71,6 @@ class CreateNamespaces(msgspec.Struct, frozen=True, tag="create_namespaces"):
         program = host.profiles.of_pause(plan.pause)
         cgroup = cgroup_layout.dirs(trees, self.cgroup)
         made = await pod.monitor.sandbox(sandbox_request(plan, cgroup, program.path, program.flags))
-        if made is None:
-            return
         pod.pause_pid = made.pause_pid
         pod.namespaces.update(made.namespaces)
         pod.netlink = pod.netlink if made.netlink is None else made.netlink

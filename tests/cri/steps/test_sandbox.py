@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 
+import msgspec
+
 from cri.plan.document import decode
 from cri.plan.sandbox import SandboxPlan
 from cri.steps.files import read_host_file
-from cri.steps.sandbox import BLANK_DONE, WriteFiles, plan_blank_steps, plan_steps
+from cri.steps.sandbox import BLANK_DONE, AttachNetwork, MountShm, WriteFiles, blank_done, plan_steps
 from tests.cri.harness import Crisp
 
 LABEL = "system_u:object_r:container_file_t:s0:c1,c2"
@@ -31,24 +33,33 @@ async def test_every_step_says_what_it_does(crisp: Crisp) -> None:
         assert step.describe() and step.describe()[0].islower()
 
 
-async def test_a_blank_pod_has_the_first_steps_and_undoes_them(crisp: Crisp) -> None:
-    id = "b" * 64
-    steps = plan_blank_steps(id, crisp.host.pod_directory(id))
-    assert {step.name for step in steps} >= BLANK_DONE
-    for step in steps:
-        assert step.describe()
-        await step.apply(crisp.host)
-    assert set(crisp.host.pods[id].namespaces) == {"network", "ipc", "uts"} and crisp.host.pods[id].addresses
-    for step in reversed(steps):
-        await step.undo(crisp.host)
-    assert id not in crisp.host.pods
+async def test_a_blank_pods_shm_is_used_where_it_is_as_wanted(crisp: Crisp) -> None:
+    record = crisp.host.store.sandboxes.get(await crisp.run_pod())
+    plan, blank = decode(record.plan, SandboxPlan), crisp.host.pods[record.id]
+    assert blank_done(blank, plan) == BLANK_DONE
+    labelled = msgspec.structs.replace(plan, mount_label=LABEL)
+    assert blank_done(blank, labelled) == BLANK_DONE - {MountShm.name}
+    blank.provider = ""
+    assert blank_done(blank, plan) == BLANK_DONE - {AttachNetwork.name}
+
+
+async def test_another_shm_is_mounted_over_a_blank_pods_and_both_go(crisp: Crisp) -> None:
+    sandbox = await crisp.run_pod()
+    path = crisp.host.pod_directory(sandbox)
+    step = MountShm(sandbox, path, 1 << 20)
+    await step.apply(crisp.host)
+    found = os.statvfs(f"{path}/shm")
+    assert found.f_blocks * found.f_frsize == 1 << 20
+    await step.undo(crisp.host)
+    assert not os.path.ismount(f"{path}/shm")
+    await step.undo(crisp.host)
 
 
 async def test_a_pods_files_have_its_label(crisp: Crisp) -> None:
     """The attribute is stored where there is no SELinux, too; a mount's context is not."""
     sandbox = await crisp.run_pod()
     path = crisp.host.pod_directory(sandbox)
-    await WriteFiles(sandbox, path, "web", {"hosts": "127.0.0.1 localhost", "resolv.conf": None}, None, 0, LABEL).apply(
+    await WriteFiles(sandbox, path, "web", {"hosts": "127.0.0.1 localhost", "resolv.conf": None}, 0, LABEL).apply(
         crisp.host
     )
     for name in ("hosts", "resolv.conf"):

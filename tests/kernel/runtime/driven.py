@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime import births, channel
+from runtime.blank_init import BlankInit
 from runtime.cgroups import kill
 from runtime.channel import Message
 from runtime.errors import ScriptFailed
@@ -19,6 +21,7 @@ from runtime.monitor import Monitor
 from runtime.pause import plan_blank
 from runtime.program import LAUNCH, open_program
 from runtime.requests import PAUSE_ROOT, CgroupDirs
+from runtime.written import write_named
 
 NOWHERE: CgroupDirs = {"v1": [], "v2": None}
 SECONDS = 30.0
@@ -46,6 +49,7 @@ class Driven:
         self._scripts: dict[int, Script] = {}
         self._prepared: dict[str, Script] = {}
         self.stand_in = stand_in
+        self.init: BlankInit | None = None
         self._number = 0
         self._near, far = channel.pair()
         self._near.setblocking(False)
@@ -69,8 +73,15 @@ class Driven:
                 self._prepared[told["container"]] = script
         elif op == "release" and told["container"] in self._prepared:
             self._scripts[self._number] = self._prepared[told["container"]]
-        channel.send(self._near, channel.request(self._number, op, told), descriptors)
+        given = [*descriptors]
+        if op == "blank":
+            self._end_init()
+            self.init = BlankInit()
+            given.append(self.init.theirs.fileno())
+        channel.send(self._near, channel.request(self._number, op, told), given)
         channel.close_all(descriptors)
+        if self.init is not None:
+            self.init.theirs.close()
         return self._number
 
     def _birth(self, op: str, args: Any) -> tuple[Any, Script | None]:
@@ -91,6 +102,17 @@ class Driven:
             told["joined"] = [kind for kind in told["joined"] if kind in held]
             return told, plan_init(args, seccomp, frozenset(told["joined"]), waits=op == "prepare")
         return args, None
+
+    def name(self, request: Any) -> int | None:
+        """Have the process of a blank pod become pause; its pid, once the monitor knows of it."""
+        assert self.init is not None and self.init.wake(write_named(request, request["namespaces"]), request["cgroup"])
+        pid = asyncio.run(self.init.wait_executed(SECONDS))
+        self.turn_until(lambda: self.monitor.sandbox.state != "absent")
+        return pid
+
+    def _end_init(self) -> None:
+        if self.init is not None:
+            self.init.close()
 
     def end(self, number: int) -> tuple[Message, list[int]]:
         """The result of the request ``number`` and its descriptors.
@@ -130,10 +152,12 @@ class Driven:
 
     def hang_up(self) -> None:
         """The daemon dies."""
+        self._end_init()
         self._near.close()
 
     def close(self) -> None:
         """End the pod and the monitor."""
+        self._end_init()
         try:
             if not self.monitor.loop.stopped:
                 self.do("shutdown")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import select
 import signal
@@ -14,10 +15,14 @@ from typing import Any
 import pytest
 
 from runtime import pause
+from runtime.blank_init import BlankInit
+from runtime.children import Child
 from runtime.errors import Fault, HostFault, InvalidArgument, ScriptFailed
 from runtime.identity import Filter
 from runtime.linux import namespaces
 from runtime.linux.script import Script
+from runtime.requests import CgroupDirs
+from runtime.written import write_named
 from tests.kernel.runtime import forked
 from tests.kernel.runtime.driven import SANDBOX, cgroups
 from tests.kernel.runtime.launched import needs_launch
@@ -91,14 +96,80 @@ def test_its_namespaces_are_handed_over(nursery: Nursery) -> None:
     assert len(nursery.given) == 5  # and the routing socket
 
 
-def test_blank_namespaces_are_made_by_a_child_that_ends(nursery: Nursery) -> None:
-    nursery.carry_out(pause.plan_blank(["network", "uts"]))
+KINDS = ["network", "ipc", "uts"]
+
+
+def blank(nursery: Nursery, kinds: list[str] = KINDS) -> tuple[BlankInit, Child, list[int]]:
+    """What waits in new namespaces: the daemon's end, the process, and descriptors of what it has made."""
+    init = BlankInit()
+    script = pause.plan_blank(kinds)
+    child = nursery.carry_out(script, [init.theirs.fileno()], on_word=nursery.on_word)
+    init.theirs.close()
+    nursery.wait("word")
+    nursery.told.clear()
+    return init, child, nursery.given
+
+
+def name(init: BlankInit, **changes: Any) -> int | None:
+    """The pid of what waited, with a name."""
+    request: Any = {**SANDBOX, **changes}
+    assert init.wake(write_named(request, KINDS), request["cgroup"])
+    try:
+        return asyncio.run(init.wait_executed(10))
+    finally:
+        init.close()
+
+
+def test_the_process_of_a_blank_pod_waits_in_its_namespaces(nursery: Nursery) -> None:
+    init, child, given = blank(nursery)
+    for descriptor, kind in zip(given, ("net", "ipc", "uts"), strict=False):
+        assert str(os.fstat(descriptor).st_ino) in os.readlink(f"/proc/{child.pid}/ns/{kind}")
+    # It has no copy of the host's mounts, and pause's root for later.
+    assert os.readlink(f"/proc/{child.pid}/ns/mnt") == os.readlink("/proc/self/ns/mnt")
+    assert os.readlink(f"/proc/{child.pid}/ns/mnt") != f"mnt:[{os.fstat(given[-1]).st_ino}]"
+    assert status(child.pid)["CapBnd"] == "0" * 16
+    init.close()
     assert nursery.wait("ready", "exit", "last")[1] == 0
+
+
+def test_it_becomes_pause_once_it_is_told_its_name(nursery: Nursery) -> None:
+    init, child, given = blank(nursery)
+    with cgroups("named", "pids", "memory") as dirs:
+        pid = name(init, cgroup=dirs, hostname="named", sysctls={"net.ipv4.ip_forward": "1"}, oom_score_adj=77)
+        nursery.wait("ready")
+        assert child.reborn and child.pid == pid != 0
+        assert Path(f"/proc/{pid}/cmdline").read_bytes() == b"/pause\0"
+        fields = status(child.pid)
+        assert fields["PPid"] == str(os.getpid())
+        assert {fields[kind] for kind in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0" * 16}
+        assert (fields["NoNewPrivs"], fields["Uid"].split()) == ("1", ["65535"] * 4)
+        assert Path(f"/proc/{pid}/oom_score_adj").read_text() == "77\n"
+        assert Path(f"/proc/{pid}/stat").read_text().split()[5] == str(pid), "a session of its own"
+        assert [int(Path(path, "cgroup.procs").read_text()) for path in (*dirs["v1"], dirs["v2"] or "")] == [pid] * 4
+        for descriptor, kind in zip((*given[:3], given[-1]), ("net", "ipc", "uts", "mnt"), strict=True):
+            assert str(os.fstat(descriptor).st_ino) in os.readlink(f"/proc/{pid}/ns/{kind}")
+        assert os.listdir(f"/proc/{pid}/root") == os.listdir(f"/proc/{pid}/fd") == []
+
+        def work() -> tuple[str, str]:
+            namespaces.setns(given[0], namespaces.CLONE_NEWNET)
+            namespaces.setns(given[2], namespaces.CLONE_NEWUTS)
+            return os.uname().nodename, Path("/proc/sys/net/ipv4/ip_forward").read_text().strip()
+
+        assert forked.in_child(work) == ("named", "1")
+        child.signal(signal.SIGTERM)
+        assert nursery.wait("ready", "exit", "last")[1] == 0
+
+
+def test_its_root_and_its_name_come_from_the_blank_pod_also_without_its_process(nursery: Nursery) -> None:
+    init, waiting, _ = blank(nursery, ["network", "uts"])
     network, uts, _, root = nursery.given
+    init.close()
+    nursery.wait("ready", "exit", "last")
     nursery.told.clear()
     request: Any = {**SANDBOX, "namespaces": ["network", "uts", "ipc"], "hostname": "named"}
     child = nursery.carry_out(pause.plan_pause(request, ["network", "uts"], None), [network, uts, root])
     nursery.wait("ready")
+    assert child.pid != waiting.pid
     assert str(os.fstat(network).st_ino) in os.readlink(f"/proc/{child.pid}/ns/net")
     assert str(os.fstat(uts).st_ino) in os.readlink(f"/proc/{child.pid}/ns/uts")
     assert len(nursery.given) == 5  # the ipc namespace is the one that is new
@@ -110,21 +181,34 @@ def test_blank_namespaces_are_made_by_a_child_that_ends(nursery: Nursery) -> Non
     assert left == []
 
 
-def test_a_blank_pod_gets_its_name_and_its_sysctls_with_its_pause(nursery: Nursery) -> None:
-    nursery.carry_out(pause.plan_blank(["network", "uts"]))
-    nursery.wait("ready", "exit", "last")
-    network, uts, _, root = nursery.given
-    request: Any = {**SANDBOX, "hostname": "named", "sysctls": {"net.ipv4.ip_forward": "1"}}
-    nursery.told.clear()
-    nursery.carry_out(pause.plan_pause(request, ["network", "uts"], None), [network, uts, root])
-    nursery.wait("ready")
+def test_a_name_that_cannot_be_taken_names_its_step(nursery: Nursery) -> None:
+    init, _, _ = blank(nursery)
+    with cgroups("unnamed") as dirs:
+        absent: CgroupDirs = {"v1": ["/sys/fs/cgroup/absent-crisp-test"], "v2": dirs["v2"]}
+        with pytest.raises(HostFault) as raised:
+            name(init, cgroup=absent)
+        assert str(raised.value).startswith("join the control groups: /sys/fs/cgroup/absent-crisp-test/tasks: openat: ")
+        assert nursery.wait("ready", "exit", "last")[1] == 127
 
-    def work() -> tuple[str, str]:
-        namespaces.setns(network, namespaces.CLONE_NEWNET)
-        namespaces.setns(uts, namespaces.CLONE_NEWUTS)
-        return os.uname().nodename, Path("/proc/sys/net/ipv4/ip_forward").read_text().strip()
 
-    assert forked.in_child(work) == ("named", "1")
+def test_what_waits_ends_with_the_monitor_and_so_does_what_it_became() -> None:
+    for named in (False, True):
+        with cgroups(f"ends-{named}") as dirs:
+            read, write = os.pipe()
+            parent = os.fork()
+            if parent == 0:
+                nursery = Nursery()
+                init, child, _ = blank(nursery)
+                os.write(write, b"%d" % ((name(init, cgroup=dirs) if named else child.pid) or 0))
+                signal.pause()
+            pidfd = os.pidfd_open(int(os.read(read, 100)))
+            os.close(read)
+            os.close(write)
+            os.kill(parent, signal.SIGKILL)
+            os.waitpid(parent, 0)
+            ready, _, _ = select.select([pidfd], [], [], 30)
+            os.close(pidfd)
+            assert ready
 
 
 def test_it_is_in_the_cgroups_of_the_pod(nursery: Nursery) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 
 from runtime.errors import FailedPrecondition, Fault, InvalidArgument
 from runtime.pause import PAUSE
+from runtime.written import write_named
 from tests.descriptors import open_descriptors
 from tests.kernel.runtime.driven import SANDBOX, Driven, cgroups
 
@@ -139,17 +142,85 @@ def test_killing_it_kills_by_cgroup(pod: Driven) -> None:
         pod.monitor.sandbox.kill()  # nobody there any more
 
 
+BLANK = {"namespaces": ["network", "ipc", "uts"]}
+
+
+def waiting(pod: Driven) -> int:
+    """The process of a blank pod."""
+    (pid,) = pod.monitor.pod.children._children
+    return pid
+
+
 def test_a_blank_pod_gets_its_name_with_its_sandbox(pod: Driven) -> None:
-    _, descriptors = pod.ask("blank", {"namespaces": ["network", "ipc", "uts"]})
+    """Also where its own process has ended, or more is to be made."""
+    _, descriptors = pod.ask("blank", BLANK)
     assert len(descriptors) == 4
+    before = waiting(pod)
     assert pod.do("hello")["pause"] is None
     numbers = [os.fstat(descriptor).st_ino for descriptor in descriptors[:3]]
     sysctls = {"net.ipv4.ip_forward": "1"}
-    pause, given, rest = made(pod, namespaces=["network", "ipc", "uts"], sysctls=sysctls, hostname="named")
+    pause, given, rest = made(pod, **BLANK, sysctls=sysctls, hostname="named")
     assert (given, rest) == ({}, [])  # there was nothing left to make
     for kind, number in zip(("net", "ipc", "uts"), numbers, strict=True):
         assert str(number) in os.readlink(f"/proc/{pause}/ns/{kind}")
     close(descriptors)
+    pod.turn_until(lambda: before not in pod.monitor.pod.children._children)  # of no use any more
+    assert (pod.do("hello")["pause"], pod.events) == (pause, [])
+
+
+def test_the_process_of_a_blank_pod_becomes_its_pause(pod: Driven) -> None:
+    with cgroups("becomes") as dirs:
+        _, descriptors = pod.ask("blank", BLANK)
+        close(descriptors)
+        pause = pod.name({**SANDBOX, "cgroup": dirs})
+        assert pod.do("hello")["pause"] == pause == waiting(pod)
+        with pytest.raises(FailedPrecondition):
+            made(pod)
+        os.kill(pause or 0, signal.SIGTERM)
+        assert pod.event("pause_exit")["code"] == 0
+        assert pod.do("hello")["pause"] is None
+
+
+def test_a_pause_that_is_killed_right_after_its_birth_is_told_of(pod: Driven) -> None:
+    with cgroups("killed") as dirs:
+        _, descriptors = pod.ask("blank", BLANK)
+        close(descriptors)
+        assert pod.init is not None
+        request: Any = {**SANDBOX, "cgroup": dirs}
+        pod.init.wake(write_named(request, BLANK["namespaces"]), dirs)
+        pid = asyncio.run(pod.init.wait_executed(10))
+        os.kill(pid or 0, signal.SIGKILL)  # the monitor has not turned since
+        assert pod.event("pause_exit")["code"] == 137
+
+
+def test_a_blank_pod_whose_process_is_killed_has_no_end_to_tell(pod: Driven) -> None:
+    _, descriptors = pod.ask("blank", BLANK)
+    os.kill(waiting(pod), signal.SIGKILL)
+    pod.turn_until(lambda: not pod.monitor.pod.children)
+    pause, given, rest = made(pod, **BLANK)
+    assert (pod.do("hello")["pause"], given, rest, pod.events) == (pause, {}, [], [])
+    close(descriptors)
+
+
+def test_a_shutdown_ends_what_waits(pod: Driven) -> None:
+    _, descriptors = pod.ask("blank", BLANK)
+    pid = waiting(pod)
+    close(descriptors)
+    pod.do("shutdown")
+    assert not os.path.exists(f"/proc/{pid}")
+
+
+def test_a_blank_pod_ends_with_the_daemon(pod: Driven) -> None:
+    _, descriptors = pod.ask("blank", BLANK)
+    close(descriptors)
+    pod.hang_up()
+    until = time.monotonic() + 10
+    while not pod.monitor.loop.stopped:
+        assert time.monotonic() < until
+        pod.monitor.loop.turn(0.05)
+    while pod.monitor.pod.children:  # which a real monitor takes along
+        assert time.monotonic() < until
+        pod.monitor.loop.turn(0.05)
 
 
 def test_a_pod_is_blank_once(pod: Driven) -> None:

@@ -7,15 +7,18 @@ import errno
 import os
 import secrets
 import select
+import socket
+import struct
 import uuid
 from collections.abc import AsyncIterator, Awaitable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
 from runtime import births, channel
 from runtime.channel import Message
-from runtime.errors import DeadlineExceeded, HostFault, NotFound, NotSupported, ScriptFailed
+from runtime.errors import DeadlineExceeded, FailedPrecondition, HostFault, NotFound, NotSupported, ScriptFailed
 from runtime.linux.spawn import MAGIC
 from runtime.monitor_client import MonitorClient
 from runtime.mountpoints import plan_mountpoints
@@ -78,7 +81,7 @@ class Played:
         await asyncio.sleep(0)
         received = channel.receive(self.far)
         assert received is not None
-        self.scripts = [os.pread(memfd, 1 << 20, 0) for memfd in received[1]]
+        self.scripts = [os.pread(memfd, 1 << 20, 0) for memfd in received[1][:1]]
         channel.close_all(received[1])
         channel.send(self.far, channel.answer(received[0]["id"], result), [0] * descriptors)
         return await task, received[0]["op"], received[0]["args"]
@@ -250,6 +253,66 @@ async def test_a_sandbox_of_a_blank_pod_comes_with_what_is_new(played: Played) -
     assert (args["held"], args["new"]) == (["network", "uts", PAUSE_ROOT], ["pid"])
     assert (list(made.namespaces), made.netlink) == (["pid"], None)
     channel.close_all([*blank.namespaces.values(), blank.netlink, *made.namespaces.values()])
+
+
+def in_cgroup(tmp_path: Path) -> Any:
+    """A request whose v2 cgroup is there to be opened."""
+    return {**sandbox(["network", "uts"]), "cgroup": {"v1": [], "v2": str(tmp_path)}}
+
+
+async def blank(played: Played) -> socket.socket:
+    """The other end of the socket of what waits in a blank pod."""
+    task = asyncio.ensure_future(played.client.blank(["network", "uts"]))
+    request, (script, theirs) = await played.take()
+    os.close(script)
+    channel.send(played.far, channel.answer(request["id"], {"pause_pid": 0}), [0] * 3)
+    made = await task
+    channel.close_all([*made.namespaces.values(), made.netlink or 0])
+    return socket.socket(fileno=theirs)
+
+
+async def test_a_blank_pod_that_lacks_nothing_but_its_name_is_not_the_monitors_matter(
+    played: Played, tmp_path: Path
+) -> None:
+    with await blank(played) as waits:
+        assert not (await played.client.sandbox(in_cgroup(tmp_path))).pause_pid
+        word, given, _, _ = socket.recv_fds(waits, 10, 2)
+        assert (word, os.pread(given[0], 4, 0), len(given)) == (b"!", MAGIC.to_bytes(4, "little"), 2)
+        assert os.path.samestat(os.fstat(given[1]), tmp_path.stat())
+        _, (running,), _, _ = socket.recv_fds(waits, 10, 1)
+        os.pwrite(given[0], struct.pack("=i", 4711), 8)  # it is born
+        channel.close_all([*given, running])  # and has executed
+    assert await played.client.wait_for_pause() == 4711
+    with pytest.raises(FailedPrecondition, match="none is on its way"):
+        await played.client.wait_for_pause()
+
+
+async def test_pause_is_the_monitors_matter_where_the_one_that_waited_is_dead(played: Played, tmp_path: Path) -> None:
+    (await blank(played)).close()
+    made, op, args = await played.serve(played.client.sandbox(in_cgroup(tmp_path)), {"pause_pid": 7}, 0)
+    assert (op, args["held"], args["new"], made.pause_pid) == ("sandbox", ["network", "uts", PAUSE_ROOT], [], 7)
+
+
+async def test_pause_is_the_monitors_matter_where_the_one_that_waited_has_died_before_it_read(
+    played: Played, tmp_path: Path
+) -> None:
+    waits = await blank(played)
+    assert not (await played.client.sandbox(in_cgroup(tmp_path))).pause_pid
+    waits.close()
+    waited = asyncio.ensure_future(played.client.wait_for_pause())
+    request, descriptors = await played.take()
+    channel.close_all(descriptors)
+    channel.send(played.far, channel.answer(request["id"], {"pause_pid": 7}))
+    assert (await waited, request["op"], request["args"]["new"]) == (7, "sandbox", [])
+
+
+async def test_a_blank_pod_that_could_not_be_made_leaves_nothing(played: Played) -> None:
+    task = asyncio.ensure_future(played.client.blank(["uts"]))
+    request, descriptors = await played.take()
+    channel.close_all(descriptors)
+    channel.send(played.far, channel.refusal(request["id"], HostFault("no", step="x")))
+    with pytest.raises(HostFault, match="x: no"):
+        await task
 
 
 async def test_a_user_is_resolved(played: Played) -> None:

@@ -26,13 +26,13 @@ from runtime.requests import ResolvedUser
 
 def test_a_pods_birth_survives_the_journal(pod: SandboxPlan) -> None:
     steps = plan_steps(pod)
-    assert decode(encode(steps)) == steps and len(steps) == 7
+    assert decode(encode(steps)) == steps and len(steps) == 9
 
 
 def test_a_limited_pods_birth_survives_the_journal_with_its_rates(pod: SandboxPlan) -> None:
     steps = plan_steps(msgspec.structs.replace(pod, bandwidth=Bandwidth(10**15, 0)))
-    assert decode(encode(steps)) == steps and len(steps) == 8
-    assert steps[6] == LimitBandwidth(pod.id, Bandwidth(ingress=10**15))
+    assert decode(encode(steps)) == steps and len(steps) == 10
+    assert steps[7] == LimitBandwidth(pod.id, Bandwidth(ingress=10**15))
 
 
 def test_a_containers_birth_survives_the_journal(pod: SandboxPlan, image: ImageConfig, host: HostFacts) -> None:

@@ -12,7 +12,6 @@ import pytest
 from runtime.errors import HostFault, InvalidArgument, StartRefused
 from runtime.linux import script as scripts
 from runtime.linux.numbers import NUMBERS
-from runtime.linux.passing import hand_over
 from runtime.linux.script import ANY, Label, Script, load, number, offset, plus
 from runtime.linux.spawn import MAGIC
 
@@ -211,18 +210,8 @@ def test_the_same_call_is_packed_the_same_in_any_script() -> None:
 def test_taking_the_bytes_twice_changes_nothing() -> None:
     script = Script()
     script.call("chdir", "/x")
-    hand_over(script, b"word", [script.given["report"]])
+    script.vector(["a", "b"])
     assert script.bytes() == script.bytes()
-
-
-def test_a_number_goes_along_with_what_is_handed_over() -> None:
-    script = Script()
-    hand_over(script, b"word:", [script.given["report"]], script.given["report"])
-    read = Read(script)
-    stored = [read.args(call) for call in range(read.count) if read.calls[call][0] == scripts._CALLS["STORE"]]
-    header = struct.unpack("=7Q", read.at(read.args(read.count - 1)[1], 56))
-    word, size = struct.unpack("=2Q", read.at(header[2], 16))
-    assert (read.at(word, 5), size, stored[0][0]) == (b"word:", 13, word + 5)
 
 
 def test_an_unknown_call_is_an_error() -> None:
@@ -230,26 +219,6 @@ def test_an_unknown_call_is_an_error() -> None:
     script.call("reboot")
     with pytest.raises(KeyError):
         script.bytes()
-
-
-@pytest.mark.parametrize("count", [0, 1, 2, 3, 7])
-def test_handing_over_stays_in_its_room(count: int) -> None:
-    script = Script([str(number) for number in range(count)])
-    before = len(script._data)
-    hand_over(script, b"w", [script.given[str(number)] for number in range(count)])
-    read = Read(script)
-    *stores, sent = [call for call in range(read.count) if read.calls[call][0] != scripts._CALLS["RELOCATE"]]
-    header = struct.unpack("=7Q", read.at(read.args(sent)[1], 56))
-    assert header[3] == 1  # one piece
-    assert header[5] == 16 + (count + 1) // 2 * 8
-    assert struct.unpack("=Qii", read.at(header[4], 16)) == (16 + 4 * count, 1, 1)
-    places = [read.args(call)[0] for call in stores]
-    assert places == [header[4] + 16 + 4 * index for index in range(count)]
-    # Eight bytes are written for each, and the room for the rights is the last but for the word.
-    assert all(before <= place and place + 8 <= read.slots for place in places)
-    word = struct.unpack("=2Q", read.at(header[2], 16))
-    assert (read.at(word[0], 2), word[1]) == (b"w\0", 1)
-    assert max(places, default=0) + 8 <= header[4] + 16 + 4 * count + 8
 
 
 def test_many_descriptors_are_closed_six_at_a_time() -> None:

@@ -18,7 +18,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from runtime import channel
@@ -99,15 +99,20 @@ def _name(monitor: Monitor, daemon: channel.Socket, script: bytes) -> None:
         for descriptor in (memfd, memfd):
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptor.to_bytes(4, "little"))]
             daemon.sendmsg([RELEASE], rights)
-    deadline = time.monotonic() + _SECONDS
-    while monitor.sandbox.state == "absent":
-        if time.monotonic() > deadline:
-            raise Unavailable("pause is not born", step="rehearse a pod")
-        monitor.loop.turn(0.05)
+    _turn_until(monitor, lambda: monitor.sandbox.state != "absent")
     daemon.setblocking(False)
     with contextlib.suppress(BlockingIOError):
         if failed := failure(daemon.recv(64)):
+            _turn_until(monitor, lambda: not monitor.pod.children)
             raise HostFault(step="rehearse pause", errno=failed[1])
+
+
+def _turn_until(monitor: Monitor, true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _SECONDS
+    while not true():
+        if time.monotonic() > deadline:
+            raise Unavailable("nothing happens", step="rehearse pause")
+        monitor.loop.turn(0.05)
 
 
 def _blank() -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from cri.steps.sandbox import BLANK_DONE, plan_blank_steps, plan_steps
 from proto import api_pb2 as api
 from runtime.errors import DeadlineExceeded, FailedPrecondition
 from tests.cri.harness import Crisp
+from tests.processes import wait_command_line
 
 ID = "b" * 64
 
@@ -52,7 +52,7 @@ async def test_pause_of_a_blank_pod_is_on_its_way_until_it_is_waited_for(crisp: 
     assert not crisp.host.pods[ID].pause_pid
     await WaitForPause(ID).apply(crisp.host)
     pid = crisp.host.pods[ID].pause_pid
-    assert Path(f"/proc/{pid}/cmdline").read_bytes() == b"/pause\0"
+    wait_command_line(pid, "/pause")
     await WaitForPause(ID).apply(crisp.host)  # it is there
     await create.undo(crisp.host)
     await create.undo(crisp.host)

@@ -27,6 +27,7 @@ from tests.kernel.runtime import forked
 from tests.kernel.runtime.driven import SANDBOX, cgroups
 from tests.kernel.runtime.launched import needs_launch
 from tests.kernel.runtime.test_children import Nursery
+from tests.processes import wait_command_line
 
 # The C programs are compiled when crisp is installed.
 needs_pause = pytest.mark.skipif(not os.path.exists(pause.PAUSE), reason="needs runtime/pause: run `make install`")
@@ -58,7 +59,7 @@ def status(pid: int) -> dict[str, str]:
 
 def test_it_is_the_static_program(nursery: Nursery) -> None:
     pid = start(nursery)
-    assert Path(f"/proc/{pid}/cmdline").read_bytes() == b"/pause\0"
+    wait_command_line(pid, "/pause")
     assert os.path.samestat(os.stat(f"/proc/{pid}/exe"), os.stat(pause.PAUSE))
 
 
@@ -138,7 +139,7 @@ def test_it_becomes_pause_once_it_is_told_its_name(nursery: Nursery) -> None:
         pid = name(init, cgroup=dirs, hostname="named", sysctls={"net.ipv4.ip_forward": "1"}, oom_score_adj=77)
         nursery.wait("ready")
         assert child.reborn and child.pid == pid != 0
-        assert Path(f"/proc/{pid}/cmdline").read_bytes() == b"/pause\0"
+        wait_command_line(pid, "/pause")
         fields = status(child.pid)
         assert fields["PPid"] == str(os.getpid())
         assert {fields[kind] for kind in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0" * 16}

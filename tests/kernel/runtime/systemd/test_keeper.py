@@ -15,6 +15,7 @@ from runtime.pause import PAUSE
 from runtime.procfs import start_time
 from runtime.systemd.keeper import Keepers, end_stray, strays
 from runtime.systemd.names import scope_name
+from tests.processes import wait_command_line
 
 LAYOUT = detect()
 pytestmark = pytest.mark.skipif(LAYOUT.v2 is None, reason="no cgroup v2 tree")
@@ -38,7 +39,7 @@ def cgroup() -> Iterator[Path]:
 
 async def test_a_keeper_has_nothing_of_the_daemons_and_ends_with_its_scope(keepers: Keepers) -> None:
     pid = keepers.start(SCOPE)
-    assert Path(f"/proc/{pid}/cmdline").read_bytes() == f"keeper of {SCOPE}\0".encode()
+    wait_command_line(pid, f"keeper of {SCOPE}")
     assert Path(f"/proc/{pid}/environ").read_bytes() == b""
     assert os.getsid(pid) == pid and Path(f"/proc/{pid}/cwd").readlink() == Path("/")
     descriptors = sorted(os.listdir(f"/proc/{pid}/fd"), key=int)

@@ -12,3 +12,11 @@ def wait_command_line(pid: int | None, *args: str, seconds: float = 10) -> None:
     while (found := path.read_text()) != wanted:
         assert time.monotonic() < until, found
         time.sleep(0.001)
+
+
+def wait_asleep(pid: int, seconds: float = 10) -> None:
+    """Until it waits for something: a signal before that may meet a program that has not yet begun."""
+    until = time.monotonic() + seconds
+    while (state := Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]) != "S":
+        assert time.monotonic() < until, state
+        time.sleep(0.001)

@@ -173,10 +173,12 @@ def test_the_process_of_a_blank_pod_becomes_its_pause(pod: Driven) -> None:
         _, descriptors = pod.ask("blank", BLANK)
         close(descriptors)
         pause = pod.name({**SANDBOX, "cgroup": dirs})
-        assert pod.do("hello")["pause"] == pause == waiting(pod)
+        assert pod.do("hello")["pause"] == pause
+        pod.turn_until(lambda: list(pod.monitor.pod.children._children) == [pause])  # what bore it has ended
         with pytest.raises(FailedPrecondition):
             made(pod)
-        os.kill(pause or 0, signal.SIGTERM)
+        assert pause
+        os.kill(pause, signal.SIGTERM)
         assert pod.event("pause_exit")["code"] == 0
         assert pod.do("hello")["pause"] is None
 
@@ -189,7 +191,8 @@ def test_a_pause_that_is_killed_right_after_its_birth_is_told_of(pod: Driven) ->
         request: Any = {**SANDBOX, "cgroup": dirs}
         pod.init.wake(write_named(request, BLANK["namespaces"]), dirs)
         pid = asyncio.run(pod.init.wait_executed(10))
-        os.kill(pid or 0, signal.SIGKILL)  # the monitor has not turned since
+        assert pid
+        os.kill(pid, signal.SIGKILL)  # the monitor has not turned since
         assert pod.event("pause_exit")["code"] == 137
 
 

@@ -15,7 +15,7 @@ from runtime.pause import PAUSE
 from runtime.procfs import start_time
 from runtime.systemd.keeper import Keepers, end_stray, strays
 from runtime.systemd.names import scope_name
-from tests.processes import wait_command_line
+from tests.processes import wait_asleep, wait_command_line
 
 LAYOUT = detect()
 pytestmark = pytest.mark.skipif(LAYOUT.v2 is None, reason="no cgroup v2 tree")
@@ -61,6 +61,7 @@ async def test_its_program_cannot_be_written_through_it(keepers: Keepers) -> Non
 
 async def test_one_that_is_in_no_scope_is_found_by_its_name_and_ended(keepers: Keepers, cgroup: Path) -> None:
     pid = keepers.start(SCOPE)
+    wait_command_line(pid, f"keeper of {SCOPE}")
     (cgroup / "cgroup.procs").write_text(str(pid))
     assert strays(str(cgroup), "0a1b2c3d") == [(pid, SCOPE)]
     assert strays(str(cgroup), "ffffffff") == [] and strays(f"{cgroup}/absent", "0a1b2c3d") == []
@@ -75,5 +76,6 @@ async def test_one_that_is_in_no_scope_is_found_by_its_name_and_ended(keepers: K
 def test_keepers_outlive_their_daemon(keepers: Keepers) -> None:
     pid = keepers.start(SCOPE)
     keepers.close()
+    wait_asleep(pid)
     os.kill(pid, 15)
     assert os.waitpid(pid, 0) == (pid, 0)

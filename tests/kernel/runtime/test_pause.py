@@ -201,7 +201,8 @@ def test_what_waits_ends_with_the_monitor_and_so_does_what_it_became() -> None:
                 nursery = Nursery()
                 init, child, _ = blank(nursery)
                 os.write(write, b"%d" % ((name(init, cgroup=dirs) if named else child.pid) or 0))
-                signal.pause()
+                while True:
+                    signal.pause()  # until it is killed, whatever children end
             pidfd = os.pidfd_open(int(os.read(read, 100)))
             os.close(read)
             os.close(write)

@@ -1,6 +1,6 @@
 """Where in the text of a settings file a key or an entry of a list is.
 
-``tomllib`` keeps no positions, hence these scans; ``cri.settings`` puts the lines into its errors.
+``tomllib`` keeps no positions, hence these scans; ``cri.settings_file`` puts the lines into its errors.
 
 Invariant: pure; any text has a line, the first one if nothing better is known.
 """

@@ -1,6 +1,6 @@
 """What a single setting may hold; one check a kind of value.
 
-``cri.settings`` runs them and adds the place; the messages begin after the
+``cri.settings_file`` runs them and adds the place; the messages begin after the
 setting's name.
 
 Invariant: pure, and a check either returns None or raises ValueError with a

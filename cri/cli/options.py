@@ -48,7 +48,7 @@ def read_settings(args: argparse.Namespace) -> Settings:
         SettingsError: something in them is wrong.
         InvalidArgument: the named file cannot be read.
     """
-    from cri.settings import DEFAULT_FILE, parse_settings
+    from cri.settings_file import DEFAULT_FILE, parse_settings
 
     file = args.config or DEFAULT_FILE
     text = ""

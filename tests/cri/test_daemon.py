@@ -21,7 +21,8 @@ import pytest
 from cri import daemon
 from cri.images import Images
 from cri.profiles import Profiles
-from cri.settings import RegistrySettings, Settings, SettingsError
+from cri.settings import RegistrySettings, Settings
+from cri.settings_file import SettingsError
 from network.bridge import BridgeProvider
 from proto import api_pb2 as api
 from proto import api_pb2_grpc as rpc

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from cri import settings as settings_module
+from cri import settings_file
 from cri.cli.options import add_common, add_output, add_serving, read_settings
-from cri.settings import SettingsError
+from cri.settings_file import SettingsError
 from runtime.errors import InvalidArgument
 
 
 @pytest.fixture(autouse=True)
 def no_default_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(settings_module, "DEFAULT_FILE", str(tmp_path / "default.toml"))
+    monkeypatch.setattr(settings_file, "DEFAULT_FILE", str(tmp_path / "default.toml"))
 
 
 def parse(*argv: str) -> argparse.Namespace:

@@ -12,19 +12,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_network
 
 from network.bandwidth import Bandwidth
 from network.bridge_path import plan_expected, plan_path
-from network.elements import Pod, plan_elements
+from network.elements import Pod
 from network.errors import NetworkNotReady
-from network.lease import REST_SECONDS, Lease, Leases, LeaseStore
-from network.names import egress_link_name, host_link_name
+from network.holdings import Holdings
+from network.lease import REST_SECONDS, Leases, LeaseStore
 from network.netthread import NetThread
 from network.other_nodes import OtherNodes
-from network.ports import HostPorts, PortStore, describe, refuse_loopback, refuse_versions
+from network.ports import HostPorts, PortStore, refuse_loopback, refuse_versions
 from network.provider import Attachment, AttachRequest, Hop, NetworkStatus, Orphan, OrphanKind, PortMapping
 from network.routes import RouteStore, StaticRoute
 from network.shaping_path import plan_limits
@@ -124,14 +124,17 @@ class BridgeProvider:
             self._pools, self._prepared = pools, prepared
 
     async def _prepare(self, pools: Sequence[Pool]) -> Prepared:
-        held, ports = await self._leases.held(), await self._ports.claims()
-        names = {lease.pool for lease in held} - {pool.name for pool in pools}
+        holdings = await self._holdings()
+        names = {lease.pool for lease in holdings.leases} - {pool.name for pool in pools}
         older = [Pool(ip_network(name)) for name in sorted(names)]
         refuse_overlaps(pools, older)
         await self._other_nodes.clear([pool.network for pool in (*pools, *older)])
-        prepared = await self._thread.run(self._wiring.prepare, pools, older, _pods(held, ports))
+        prepared = await self._thread.run(self._wiring.prepare, pools, older, holdings.pods())
         await self._other_nodes.settle()
         return prepared
+
+    async def _holdings(self) -> Holdings:
+        return Holdings(await self._leases.held(), await self._ports.claims())
 
     @contextlib.asynccontextmanager
     async def reserve(self, sandbox_id: str, port_mappings: Sequence[PortMapping]) -> AsyncIterator[None]:
@@ -200,7 +203,7 @@ class BridgeProvider:
 
     async def detach(self, sandbox_id: str, *, force: bool = False) -> None:
         held = await self._leases.held_by(sandbox_id)
-        for pod in _pods(held, await self._ports.claims()):
+        for pod in Holdings(held, await self._ports.claims()).pods():
             await self._thread.run(self._wiring.unwire, pod)
         if force:
             self._forget_departure(sandbox_id)
@@ -239,30 +242,10 @@ class BridgeProvider:
         return NetworkStatus(True, message="; ".join(notes))
 
     async def orphans(self, known: Collection[str]) -> tuple[Orphan, ...]:
-        held, ports = await self._leases.held(), await self._ports.claims()
+        holdings = await self._holdings()
         departing = set(self._departures)  # whose second ends while the thread looks is deleted right after
         survey = await self._thread.run(self._wiring.survey)
-        pods = [pod for pod in _pods(held, ports) if pod.sandbox_id in known]
-        rightful = {element.identity for pod in pods for element in plan_elements(pod)}
-        expected = {name(sandbox_id) for sandbox_id in known for name in (host_link_name, egress_link_name)}
-        links = [
-            Orphan(OrphanKind.LINK, link.name, owner)
-            for owner, link in survey.links
-            if owner not in known and owner not in departing.union(self._departures) and link.name not in expected
-        ]
-        elements = [
-            Orphan(OrphanKind.ELEMENT, element.describe(), element.owner)
-            for element in survey.elements
-            if element.identity not in rightful
-        ]
-        claims = [
-            Orphan(OrphanKind.HOST_PORT, describe(mapping), owner)
-            for owner, mappings in ports.items()
-            for mapping in mappings
-            if owner not in known
-        ]
-        leases = [Orphan(OrphanKind.LEASE, lease.address, lease.owner) for lease in held if lease.owner not in known]
-        return (*links, *elements, *claims, *leases)
+        return holdings.find_orphans(known, survey, departing.union(self._departures))
 
     async def remove_orphan(self, orphan: Orphan) -> None:
         if orphan.kind is OrphanKind.LINK:
@@ -307,11 +290,3 @@ class BridgeProvider:
             with contextlib.suppress(Fault):  # the next start looks for what belongs to nobody
                 await self._thread.run(self._wiring.drop_link, sandbox_id)
         await self._thread.run(self._wiring.close)
-
-
-def _pods(held: Sequence[Lease], ports: Mapping[str, tuple[PortMapping, ...]]) -> list[Pod]:
-    """Who holds addresses, with all that each holds."""
-    addresses: dict[str, tuple[str, ...]] = {}
-    for lease in held:
-        addresses[lease.owner] = (*addresses.get(lease.owner, ()), lease.address)
-    return [Pod(owner, theirs, ports.get(owner, ())) for owner, theirs in addresses.items()]

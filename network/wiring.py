@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 from network import device, rtnetlink, shaping, shaping_path
 from network.bandwidth import Bandwidth
 from network.bridge_path import Expected, Seen
-from network.elements import Element, Pod, plan_elements
+from network.elements import Pod, plan_elements
+from network.holdings import Survey
 from network.hostnet import HostNetworks, check_bridge, check_subnet, links_of_pods, listening_links, uplink_mtu
 from network.names import POD_INTERFACE, Alias, check_link_name
 from network.netlink import NetlinkSocket
@@ -27,7 +28,7 @@ from network.nft_table import Rules
 from network.path_view import read_inside, read_ports
 from network.provider import Attachment
 from network.routes import RoutePlan, StaticRoute, plan_routes
-from network.rtnetlink import Link, Network, parse_address
+from network.rtnetlink import Network, parse_address
 from network.subnet import Pool
 from network.sysctls import SysctlChange, dotted, enable_forwarding, plan_sysctls, read_sysctl, set_sysctl
 from network.udp_flows import UdpFlows
@@ -46,15 +47,6 @@ class Prepared:
     pools: tuple[Pool, ...]
     bridge: int
     mtu: int
-
-
-@dataclass(frozen=True, slots=True)
-class Survey:
-    """This instance's objects in the kernel: links with their sandbox ids ('' where a kill came
-    before the alias), and elements."""
-
-    links: tuple[tuple[str, Link], ...]
-    elements: tuple[Element, ...]
 
 
 class Wiring:

@@ -14,11 +14,12 @@ from network.bandwidth import Bandwidth
 from network.bridge_path import plan_expected, plan_path
 from network.device import read_host
 from network.elements import Pod, plan_elements
+from network.holdings import Survey
 from network.lease import Lease
 from network.provider import PortMapping
 from network.subnet import Pool
 from network.sysctls import SysctlChange
-from network.wiring import Prepared, Survey, Wiring
+from network.wiring import Prepared, Wiring
 from runtime.errors import FailedPrecondition, HostFault, InvalidArgument
 from tests.rates import LACKING
 

@@ -3,7 +3,8 @@
 A packet is through when every table lets it through: an accept of our own does not
 override a drop of another's. So a chain that refuses what none of its rules accepts is
 found and explained, and where the settings want it so, rules for the pods' bridge go to
-its beginning (``DOCKER-USER``'s, where Docker has one for that). ``network.wiring`` calls it.
+its beginning (``DOCKER-USER``'s, where Docker has one for that). ``network.forward_rules``
+says when.
 
 Invariant: of others' tables nothing is changed but rules with this instance's comment.
 """

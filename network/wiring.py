@@ -10,8 +10,6 @@ that it made and then found to collide.
 from __future__ import annotations
 
 import logging
-import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -19,6 +17,7 @@ from network import device, rtnetlink, shaping, shaping_path
 from network.bandwidth import Bandwidth
 from network.bridge_path import Expected, Seen
 from network.elements import Pod, plan_elements
+from network.forward_rules import ForwardRules
 from network.holdings import Survey
 from network.hostnet import HostNetworks, check_bridge, check_subnet, links_of_pods, listening_links, uplink_mtu
 from network.names import POD_INTERFACE, Alias, check_link_name
@@ -33,9 +32,6 @@ from network.subnet import Pool
 from network.sysctls import SysctlChange, dotted, enable_forwarding, plan_sysctls, read_sysctl, set_sysctl
 from network.udp_flows import UdpFlows
 from runtime.errors import FailedPrecondition, Fault, HostFault
-
-NOTES_SECONDS = 30.0
-"""Other programs' rules are many, and kubelet asks every few seconds."""
 
 _LOG = logging.getLogger("crisp.network")
 
@@ -65,7 +61,7 @@ class Wiring:
         nft_path: str | None = None,
     ) -> None:
         """``root`` is the real path of the instance's root directory; for ``forward_rule``
-        see ``network.foreign``, for the rest ``nft_table.Rules``.
+        see ``network.forward_rules``, for the rest ``nft_table.Rules``.
 
         Raises:
             InvalidArgument: ``bridge`` is no interface name.
@@ -73,9 +69,8 @@ class Wiring:
         self._alias = Alias(instance, root)
         self._bridge = check_link_name(bridge)
         self._rules = Rules(self._bridge, loopback=loopback, host_ports=host_ports, elsewhere=elsewhere)
-        self._forward_rule = forward_rule
+        self._forward_rules = ForwardRules(bridge, wanted=forward_rule)
         self._versions: frozenset[int] = frozenset()
-        self._notes: tuple[float, tuple[str, ...]] = (-math.inf, ())
         self._nft_path = nft_path
         self._route_socket: NetlinkSocket | None = None
         self._nft_table: Table | None = None
@@ -129,7 +124,7 @@ class Wiring:
         for pod in () if stood else pods:  # while there was none, UDP senders were led elsewhere
             self._flows.port_came(pod, self._route)
         self._versions = frozenset(versions)
-        self._settle_forwarding()
+        self._forward_rules.settle(self._table, self._versions)
         return Prepared(tuple(pools), index, mtu)
 
     def plan_routes(
@@ -142,35 +137,9 @@ class Wiring:
         """See ``network.device``. Raises HostFault."""
         return device.apply_routes(self._route, plan)
 
-    def _settle_forwarding(self) -> None:
-        """Let pods through tables of others, or take that back. What they refuse is told by ``notes``."""
-        others = self._table.others(self._bridge)
-        try:
-            if not self._forward_rule:
-                others.remove_entries()
-            elif obstacles := others.obstacles(self._versions):
-                names = ", ".join(str(each.entry) for each in obstacles)
-                self._table.run(others.plan_entries(obstacles), "let pods through", names)
-                _LOG.info("rules that let %s through were added to %s", self._bridge, names)
-        except HostFault as fault:
-            _LOG.warning("%s", fault)
-        self._notes = (-math.inf, ())
-
     def notes(self) -> tuple[str, ...]:
-        """What others do that keeps pods from the outside, in words; not looked for anew in NOTES_SECONDS."""
-        seen, said = self._notes
-        if time.monotonic() - seen < NOTES_SECONDS:
-            return said
-        try:
-            obstacles = self._table.others(self._bridge).obstacles(self._versions)
-            if obstacles and self._forward_rule:  # who has made his rules anew has lost ours
-                self._settle_forwarding()
-                obstacles = self._table.others(self._bridge).obstacles(self._versions)
-            said = tuple(obstacle.describe(self._bridge) for obstacle in obstacles)
-        except HostFault as fault:  # of no consequence to pods
-            said = (str(fault),)
-        self._notes = (time.monotonic(), said)
-        return said
+        """What others do that keeps pods from the outside, in words."""
+        return self._forward_rules.notes(self._table, self._versions)
 
     def _check_subnets(self, host: HostNetworks, pools: Sequence[Pool]) -> None:
         for pool in pools:
@@ -290,7 +259,7 @@ class Wiring:
 
     def teardown(self) -> None:
         """Remove bridge and table. Forwarding stays on: others may rely on it by now."""
-        self._table.others(self._bridge).remove_entries()
+        self._forward_rules.remove(self._table)
         device.delete_owned(self._route, self._bridge, self._alias)
         self._table.delete()
 

@@ -244,45 +244,17 @@ def opening(host: Any) -> Iterator[Daemon]:
     made.close()
 
 
-def test_a_rule_that_was_lost_comes_back_and_goes_when_the_setting_is_off(
-    host: Any, opening: Daemon, daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+def test_rules_in_tables_of_others_are_there_after_prepare_until_teardown(
+    host: Any, opening: Daemon, daemon: Daemon
 ) -> None:
-    monkeypatch.setattr("network.wiring.NOTES_SECONDS", 0.0)
+    assert host.run("nft", WALL).returncode == 0
+    daemon.prepare()
+    assert "inet wall passing" in daemon.call("notes")[0]
     opening.prepare()
     assert opening.call("notes") == ()
-    for _ in range(2):
-        assert host.run("nft", WALL).returncode == 0
-        assert opening.call("notes") == ()
-        assert 'comment "crisp 0badcafe"' in host.run("nft", "list", "table", "inet", "wall").stdout
-        assert host.run("nft", "delete", "table", "inet", "wall").returncode == 0
-    assert host.run("nft", WALL).returncode == 0
-    assert opening.call("notes") == ()
-    daemon.prepare()
+    assert 'comment "crisp 0badcafe"' in host.run("nft", "list", "table", "inet", "wall").stdout
+    opening.call("teardown")
     assert "crisp 0badcafe" not in host.run("nft", "list", "table", "inet", "wall").stdout
-    (said,) = daemon.call("notes")
-    assert "inet wall passing" in said and "[network] forward_rule = true" in said
-
-
-def test_notes_are_kept_a_while(host: Any, daemon: Daemon) -> None:
-    daemon.prepare()
-    assert daemon.call("notes") == ()
-    assert host.run("nft", WALL).returncode == 0
-    assert daemon.call("notes") == ()
-
-
-def test_a_table_that_takes_no_rule_is_told_and_keeps_no_pod_from_starting(
-    host: Any, opening: Daemon, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def refuse(*_: object) -> None:
-        raise HostFault(step="let pods through", errno=errno.EPERM)
-
-    assert host.run("nft", WALL).returncode == 0
-    monkeypatch.setattr("network.foreign.Others.plan_entries", refuse)
-    opening.prepare()
-    assert "let pods through" in caplog.text and "inet wall passing" in opening.call("notes")[0]
-    monkeypatch.setattr("network.foreign.Others.obstacles", refuse)
-    monkeypatch.setattr("network.wiring.NOTES_SECONDS", 0.0)
-    assert opening.call("notes") == (str(HostFault(step="let pods through", errno=errno.EPERM)),)
 
 
 def test_a_look_at_a_pods_path_finds_what_is_there_and_no_more(host: Any, daemon: Daemon, make_netns: Any) -> None:

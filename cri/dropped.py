@@ -1,6 +1,6 @@
 """How many entries of containers' logs the disk has refused: counted by monitors, told here.
 
-``runtime.crilog`` drops and counts, ``runtime.container`` tells the total now and then, ``cri.exits``
+``runtime.crilog`` drops and counts, ``runtime.output`` tells the total now and then, ``cri.exits``
 passes it on. The verbose ContainerStatus shows it by container, ``cri.metrics`` the sum.
 
 Invariant: a total never goes down, and what was counted before this daemon came is in no metric.

@@ -1,6 +1,6 @@
 """Who is attached to a container: output goes to all of them as it comes, and to each in full.
 
-``container`` has one ``Audience`` from the first attach on and asks it, after each
+``output`` has one ``Audience`` a container from the first attach on and asks it, after each
 chunk, whether the source has to wait. A client is the daemon's end of a pipe a
 stream; what it types goes from the daemon to the container directly.
 

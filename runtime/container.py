@@ -1,42 +1,31 @@
 """One container, as its monitor sees it: started, logged, signalled, its exit recorded.
 
-``runtime.init`` writes how the child becomes the container; ``runtime.crilog`` carries
-its output. ``runtime.monitor`` calls the methods by the operations of the same names.
+``runtime.init`` writes how the child becomes the container; ``runtime.output`` carries
+what it writes. ``runtime.monitor`` calls the methods by the operations of the same names.
 
 Invariant: after the exit record no process of the container runs, except one that
-the kernel cannot kill; and its log is closed within ``DRAIN_SECONDS``.
+the kernel cannot kill; and its log is closed within ``output.DRAIN_SECONDS``.
 """
 
 from __future__ import annotations
 
-import functools
 import os
 import signal
 import time
 from collections.abc import Callable
 
 from runtime import channel, exits
-from runtime.attach import Audience
 from runtime.cgroups import kill
 from runtime.channel import Message
 from runtime.children import Birth, Child
-from runtime.crilog import LogFile, LogPump
 from runtime.errors import FailedPrecondition, Fault, HostFault, NotFound
 from runtime.linux import terminal
 from runtime.linux.namespaces import CLONE_NEWPID
-from runtime.loop import READ, Timer
+from runtime.output import Output
 from runtime.peers import Reply
 from runtime.pod import Pod
 from runtime.requests import ContainerBirth, ExitRecord
 from runtime.stdio import Stdio
-
-DRAIN_SECONDS = 5.0
-"""How long the log waits, after the exit, for whoever else still holds the output's pipes."""
-
-DROPS_SECONDS = 1.0
-"""How long it takes at most until the daemon is told of log entries that the disk has refused."""
-
-_DRAIN_CHUNKS = 64
 
 
 class Container:
@@ -49,24 +38,21 @@ class Container:
         self.stdin: int | None = None
         """What those who attach type into, its terminal or a pipe; None without one."""
         self._takes_input, self._terminal = request["stdin"], request["terminal"]
-        self._audience: Audience | None = None
         # Not the request itself: most of it is of no use once the container runs, and large.
         self._cgroup = request["cgroup"]
         self._memory_events = request["memory_events"]
         self._pod = pod
         self._child: Child | None = None
-        self._pumps: list[LogPump] = []
-        self._drain_timer: Timer | None = None
-        self._drop_timer: Timer | None = None
         self._reply: Reply | None = None
         """Who asked for the start; None until then."""
         self._gone: Callable[[], None] = _ignore
         self._oom_kills = self._count_oom_kills()
-        self._log = LogFile(request["log_path"], request.get("log_directory", ""), self._on_dropped)
+        directory = request.get("log_directory", "")
+        self._output = Output(pod, self.id, request["log_path"], directory, self._on_output_end)
         try:
             self._stdio = Stdio(stdin=request["stdin"], terminal=request["terminal"])
         except BaseException:
-            self._log.close()
+            self._output.close()
             raise
 
     @property
@@ -86,7 +72,7 @@ class Container:
             "pid": 0 if self._child is None else self._child.pid,
             "state": "exited" if self.state == "exited" else "running",
             "exit": self.record,
-            "log_dropped": self._log.dropped,
+            "log_dropped": self._output.dropped,
         }
 
     def start(self, request: ContainerBirth, reply: Reply) -> None:
@@ -173,9 +159,7 @@ class Container:
         Raises:
             Fault: the container has ended, or the file cannot be made; the old one stays in use.
         """
-        if self._log.discards and self._log.path is not None:
-            raise FailedPrecondition("its log is closed", step="reopen the log", object=self.id)
-        self._log.reopen()
+        self._output.reopen()
 
     def attach(self, id: str, streams: list[str], stdin: bool) -> list[int]:
         """Let the client ``id`` listen to ``streams``: a descriptor each, and last one to type into,
@@ -187,13 +171,9 @@ class Container:
         """
         if self.state != "running":
             raise FailedPrecondition("is not running", step="attach", object=self.id)
-        if self._audience is None:
-            self._audience = Audience(self._pod, self._resume)
-            for pump in self._pumps:
-                pump.hear = functools.partial(self._audience.hear, pump.stream)
         typed = [os.dup(self.stdin)] if stdin and self.stdin is not None else []
         try:
-            return self._audience.add(id, streams) + typed
+            return self._output.attach(id, streams) + typed
         except BaseException:
             channel.close_all(typed)
             raise
@@ -210,9 +190,10 @@ class Container:
         Raises:
             FailedPrecondition: it has none, or has closed it.
         """
-        if not self._terminal or not self._pumps:
+        source = self._output.source
+        if not self._terminal or source is None:
             raise FailedPrecondition("has no terminal", step="resize", object=self.id)
-        terminal.resize(self._pumps[0].source, width, height)
+        terminal.resize(source, width, height)
 
     def _pid_namespace(self, request: ContainerBirth) -> tuple[int | None, int]:
         """``(descriptor to be born in, clone flags)`` of the request's PID mode."""
@@ -237,11 +218,11 @@ class Container:
         if child.given:
             master = child.given.pop()
             self.stdin = os.dup(master) if self._takes_input else None
-            self._watch(master, "stdout")
+            self._output.watch(master, "stdout")
         else:
             stdout, stderr, *stdin = self._stdio.take()
-            self._watch(stdout, "stdout")
-            self._watch(stderr, "stderr")
+            self._output.watch(stdout, "stdout")
+            self._output.watch(stderr, "stderr")
             if stdin:
                 self.stdin = stdin[0]
                 os.set_blocking(self.stdin, False)
@@ -266,7 +247,7 @@ class Container:
             kill.kill(self._cgroup)
         except OSError as error:
             self._pod.note(f"kill what is left of {self.id}: {error}")
-        self._drain()
+        self._output.drain()
         self.record = {
             "container": self.id,
             "pid": 0 if self._child is None else self._child.pid,
@@ -275,8 +256,8 @@ class Container:
             "oom": oom,
             "finished_at": finished_at,
         }
-        if self._log.dropped:
-            self.record["log_dropped"] = self._log.dropped
+        if self._output.dropped:
+            self.record["log_dropped"] = self._output.dropped
         try:
             exits.write_exit(self._pod.exits, self.record)
         except HostFault as error:
@@ -291,75 +272,18 @@ class Container:
             self._pod.note(f"count OOM kills of {self.id}: {error}")
             return 0
 
-    def _watch(self, source: int, stream: str) -> None:
-        os.set_blocking(source, False)
-        pump = LogPump(source, stream, self._log)
-        self._pumps.append(pump)
-        self._pod.loop.watch(source, READ, functools.partial(self._on_output, pump))
-
-    def _on_output(self, pump: LogPump) -> None:
-        if pump.pump() < 0:
-            self._end_pump(pump)
-        elif self._audience is not None and self._audience.behind(pump.stream):
-            self._pod.loop.unwatch(pump.source)
-
-    def _resume(self, stream: str) -> None:
-        """Whoever is attached has taken all of ``stream``."""
-        for pump in self._pumps:
-            if pump.stream == stream:
-                self._pod.loop.watch(pump.source, READ, functools.partial(self._on_output, pump))
-
-    def _end_pump(self, pump: LogPump) -> None:
-        self._pod.loop.unwatch(pump.source)
-        pump.close()
-        self._pumps.remove(pump)
+    def _on_output_end(self) -> None:
+        """There is nothing to wait for any more. What is typed into a terminal goes with its output."""
         if self._terminal:
             self.close_stdin()
-        if not self._pumps and self.state == "exited":
+        if self.state == "exited":
             self._close()
-
-    def _drain(self) -> None:
-        """Take what is in the pipes already; whoever still holds them gets ``DRAIN_SECONDS``."""
-        for pump in list(self._pumps):
-            moved = 1
-            for _ in range(_DRAIN_CHUNKS):
-                moved = pump.pump()
-                if moved <= 0:
-                    break
-            if moved < 0:
-                self._end_pump(pump)
-        if self._pumps:
-            self._drain_timer = self._pod.loop.later(DRAIN_SECONDS, self._close)
-        else:
-            self._close()
-
-    def _on_dropped(self) -> None:
-        """The disk has refused entries of its log, and goes on with that: it is told once in a while."""
-        if self._drop_timer is None:
-            self._drop_timer = self._pod.loop.later(DROPS_SECONDS, self._tell_dropped)
-
-    def _tell_dropped(self) -> None:
-        if self._drop_timer is not None:
-            self._drop_timer.cancel()
-            self._drop_timer = None
-            self._pod.announce({"event": "log_dropped", "container": self.id, "dropped": self._log.dropped})
 
     def _close(self) -> None:
-        """Let go of its log, its pipes and its stdin."""
-        if self._drain_timer is not None:
-            self._drain_timer.cancel()
-        for pump in self._pumps:
-            self._pod.loop.unwatch(pump.source)
-            pump.close()
-        self._pumps.clear()
-        if self._log.dropped and not self._log.discards:
-            self._pod.note(f"{self._log.dropped} entries of the log of {self.id} were refused by the disk and dropped")
-            self._tell_dropped()
-        self._log.close()
+        """Let go of its pipes, its stdin and its log."""
         self._stdio.close()
         self.close_stdin()
-        if self._audience is not None:
-            self._audience.end()
+        self._output.close()
 
 
 def _ignore() -> None:

@@ -8,8 +8,8 @@ one chunk share one timestamp and are tagged by one ``replace``. A last line
 without its newline is written with P, as containerd does: a reader that joins
 P pieces then gets back the bytes exactly as the container wrote them.
 
-Neighbours: ``container`` owns a ``LogFile`` and one ``LogPump`` a stream; ``attach`` hears
-what the pumps read.
+Neighbours: ``output`` owns a ``LogFile`` and one ``LogPump`` a stream of a container; ``attach``
+hears what the pumps read.
 
 Invariant: every entry in the file is complete. What a full disk refuses is
 dropped as whole entries and counted; a writer never waits for the disk to empty.

@@ -4,7 +4,10 @@ The zygote, monitors and containers are real processes; only the daemon's loop i
 the test's, so that coverage and inspection are easy. ``tests.cri.harness`` has the
 requests.
 
-Invariant: the tests of a module share a daemon, and each finds it without a pod and
+A daemon that is to be killed, or to have a node of its own, is a process: ``tests.failpoints.serving``
+has it, ``daemons_on_node`` the node.
+
+Invariant: the tests of a module share a daemon in this process, and each finds it without a pod and
 without a failpoint; after each, nothing on the host belongs to no record.
 """
 
@@ -28,6 +31,8 @@ from cri.settings import Settings
 from cri.state import journal
 from runtime.cgroups import sampler
 from tests.cri.harness import Crisp, TrashOnDemand, settings_in, start
+from tests.failpoints.serving import Daemon
+from tests.kernel.network.conftest import Netns
 from tests.zygotes import leave_out_the_rehearsal
 
 HERE = Path(__file__).resolve().parent
@@ -109,3 +114,25 @@ async def crisp(daemon: Crisp) -> AsyncIterator[Crisp]:
     await daemon.remove_all()
     await daemon.end_of_tasks()
     assert await fsck(daemon.host, repair=False) == []
+
+
+@pytest.fixture
+def node() -> Iterator[Netns]:
+    """A network namespace that plays a node with the address 192.0.2.7."""
+    netns = Netns()
+    try:
+        netns.ip("link", "set", "lo", "up")
+        netns.ip("link", "add", "up0", "type", "veth", "peer", "name", "up1")
+        netns.ip("address", "add", "192.0.2.7/24", "dev", "up0")
+        netns.ip("link", "set", "up0", "up")
+        netns.ip("link", "set", "up1", "up")
+        yield netns
+    finally:
+        netns.close()
+
+
+@pytest.fixture
+def daemons_on_node(node: Netns, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Daemons that are processes of their own start on ``node``."""
+    launch = Daemon.launch
+    monkeypatch.setattr(Daemon, "launch", lambda self: node.do(lambda: launch(self)))

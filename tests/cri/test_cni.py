@@ -22,23 +22,7 @@ pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 
 
 @pytest.fixture
-def node() -> Iterator[Netns]:
-    netns = Netns()
-    try:
-        netns.ip("link", "set", "lo", "up")
-        netns.ip("link", "add", "up0", "type", "veth", "peer", "name", "up1")
-        netns.ip("address", "add", "192.0.2.7/24", "dev", "up0")
-        netns.ip("link", "set", "up0", "up")
-        netns.ip("link", "set", "up1", "up")
-        yield netns
-    finally:
-        netns.close()
-
-
-@pytest.fixture
-def daemon(node: Netns, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
-    launch = Daemon.launch
-    monkeypatch.setattr(Daemon, "launch", lambda self: node.do(lambda: launch(self)))
+def daemon(daemons_on_node: None) -> Iterator[Daemon]:
     with in_folder(cni=f'bin_dir = "{PLUGINS}"\n') as found:
         (found.folder / "cni").mkdir()
         (found.folder / "cni" / "10-ref.conflist").write_text(json.dumps(conflist(found.folder)))

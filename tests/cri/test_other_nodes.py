@@ -16,23 +16,7 @@ ROUTE = '[[network.routes]]\nto = "10.213.250.0/24"\nvia = "192.0.2.8"\n'
 
 
 @pytest.fixture
-def node() -> Iterator[Netns]:
-    netns = Netns()
-    try:
-        netns.ip("link", "set", "lo", "up")
-        netns.ip("link", "add", "up0", "type", "veth", "peer", "name", "up1")
-        netns.ip("address", "add", "192.0.2.7/24", "dev", "up0")
-        netns.ip("link", "set", "up0", "up")
-        netns.ip("link", "set", "up1", "up")
-        yield netns
-    finally:
-        netns.close()
-
-
-@pytest.fixture
-def daemon(node: Netns, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
-    launch = Daemon.launch
-    monkeypatch.setattr(Daemon, "launch", lambda self: node.do(lambda: launch(self)))
+def daemon(daemons_on_node: None) -> Iterator[Daemon]:
     with in_folder(cni=ROUTE) as found:
         yield found
 

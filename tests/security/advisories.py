@@ -92,7 +92,7 @@ LIST = [
       "users::an_odd_number_is_no_user_of_an_image_or_request users::a_plain_number_is_exactly_itself"),
     A("2022-0811", "a sysctl's value is another sysctl",
       "privileges::a_value_that_is_joined_to_others_is_another_sysctl",
-      "privileges::a_sysctl_of_the_host_is_never_written bad_input::a_bad_pod_is_refused"),
+      "privileges::a_sysctl_of_the_host_is_never_written bad_pods::a_bad_pod_is_refused"),
     A("2022-0532", "sysctls of the host's namespaces", "privileges::a_value_that_is_joined_to_others_is_another_sysctl",
       "privileges::a_sysctl_of_the_host_is_never_written"),
     A("2024-3154 2023-6476 2026-53488", "annotations and labels are believed",
@@ -112,7 +112,7 @@ LIST = [
       "users::careless_parsing_gives_odd_numbers_a_meaning",
       "users::an_odd_number_is_no_user_of_an_image_or_request users::a_name_is_not_guessed"),
     A("2025-0750", "an id is a path", "state_privacy::an_id_is_no_path",
-      "state_privacy::an_id_is_no_path bad_input::a_bad_pod_is_refused"),
+      "state_privacy::an_id_is_no_path bad_pods::a_bad_pod_is_refused"),
     A("2024-8676 2026-53489 2026-53492 2026-50195", "checkpoints are believed",
       "archives::an_image_that_says_it_is_a_checkpoint_is_just_an_image",
       "archives::an_image_that_says_it_is_a_checkpoint_is_just_an_image"),
@@ -171,7 +171,7 @@ LIST = [
       "kernel_surface::without_its_program_a_profile_refuses_the_start kernel_surface::a_profile_is_never_left_out "
       "profiles::a_profile_that_changes_after_the_creation_changes_nothing "
       "profiles::a_bad_profile_is_refused_and_never_left_out "
-      "bad_input::a_bad_pod_is_refused"),
+      "bad_pods::a_bad_pod_is_refused"),
     A("2020-8557", "what a container writes to files of the runtime is not counted",
       "bounds::what_is_written_to_files_of_the_pod_is_counted",
       "bounds::what_is_written_to_files_of_the_pod_is_counted "

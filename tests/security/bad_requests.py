@@ -1,7 +1,7 @@
 """Rows 19 to 45 of the table of bad inputs: requests.
 
-``odd_requests`` has those that take more than one message. ``test_bad_input`` has many more of each
-kind; here is what the table names.
+``odd_requests`` has those that take more than one message. ``test_bad_pods``, ``test_bad_containers``,
+``test_bad_ids`` and ``test_bad_calls`` have many more of each kind; here is what the table names.
 """
 
 from __future__ import annotations

@@ -199,7 +199,9 @@ async def test_the_timeline_has_every_step(crisp: Crisp) -> None:
         "start_monitor",
         "create_namespaces",
         "pin_namespaces",
+        "mount_shm",
         "attach_network",
         "write_files",
+        "wait_for_pause",
     ]
     assert all(stage.took > 0 and not stage.error for stage in record.stages)

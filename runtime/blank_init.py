@@ -28,11 +28,16 @@ class BlankInit:
     """``theirs`` is the end of the socket that is the process's: to be given to it, and closed."""
 
     def __init__(self) -> None:
-        self._ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._ours.setblocking(False)
-        self._ended, self._running = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        """Readable, once what holds the other end has executed or ended."""
+        self._ended = self._running = -1
+        """A pipe: readable, once what holds the other end has executed or ended."""
         self._script = spawn.new_script()
+        try:
+            self._ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self._ours.setblocking(False)
+            self._ended, self._running = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            os.close(self._script)
+            raise
         self._words: Callable[[], Script] | None = None
 
     def close(self) -> None:
@@ -67,19 +72,26 @@ class BlankInit:
             os.close(where)
 
     async def wait_executed(self, timeout: float) -> int | None:
-        """The pid of pause; None if it has not even been born.
+        """The pid of pause, of whose end the monitor tells; None if whoever was to become it ended before that.
 
         Raises:
             Fault: what a call of its script failed with.
             DeadlineExceeded: after ``timeout`` seconds.
         """
         await self._wait_ended(timeout)
-        failed = None
-        with contextlib.suppress(BlockingIOError, ConnectionResetError):
-            failed = spawn.failure(self._ours.recv(64))
+        failed, taken = None, True
+        with contextlib.suppress(BlockingIOError):
+            try:
+                failed = self._read_failure()
+            except ConnectionResetError:  # nobody has taken what was sent; what was said before comes next
+                taken, failed = False, self._read_failure()
         if failed is not None and self._words is not None:
             raise self._words().fault(*failed)
-        return spawn.born(self._script)
+        pid = spawn.born(self._script)
+        return pid if taken else None
+
+    def _read_failure(self) -> tuple[int, int] | None:
+        return spawn.failure(self._ours.recv(64))
 
     async def _wait_ended(self, timeout: float) -> None:
         loop = asyncio.get_running_loop()

@@ -57,7 +57,6 @@ class MonitorClient:
         self._init: BlankInit | None = None
         self._asked: SandboxRequest | None = None
         self._channel = AsyncChannel(sock, f"monitor {pid}")
-        self._channel.add_close_callback(self._end_init)
 
     @property
     def closed(self) -> bool:
@@ -289,6 +288,7 @@ class MonitorClient:
 
     async def shutdown(self) -> None:
         """Kill all that is left of the pod and end the monitor."""
+        self._end_init()
         await self._plain("shutdown", {}, SHUTDOWN_TIMEOUT)
 
     async def _birth(

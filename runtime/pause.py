@@ -95,12 +95,12 @@ def wait_for_name(script: Script, *given: Slot, cgroup: bool = True) -> None:
 
 def take_place(script: Script, ended: Label) -> None:
     """Be the one whom the monitor follows from here on, and the only one with the descriptor that the daemon sends;
-    ``ended`` if it does not."""
+    ``ended`` if it does not, or if the monitor listens no more: it has seen the other process end."""
     pid = script.slot()
     script.call("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL.value)
     script.call("getpid", to=pid)
     pidfd = script.opened("pidfd_open", pid, 0)
-    hand_over(script, REBORN, [pidfd], pid, to=script.given[MONITOR])
+    hand_over(script, REBORN, [pidfd], pid, to=script.given[MONITOR], ended=ended)
     script.close(pidfd)
     take_over(script, script.given["report"], 1, ended)
 

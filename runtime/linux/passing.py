@@ -8,6 +8,7 @@ Invariant: what is handed over stays open here, what is taken over is close-on-e
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 from collections.abc import Sequence
@@ -21,10 +22,16 @@ _MESSAGE, _VECTOR, _CONTROL = struct.Struct("=QQQQQQQ"), struct.Struct("=QQ"), s
 
 
 def hand_over(
-    script: Script, word: bytes, descriptors: Sequence[Slot], number: Argument = None, *, to: Slot | None = None
+    script: Script,
+    word: bytes,
+    descriptors: Sequence[Slot],
+    number: Argument = None,
+    *,
+    to: Slot | None = None,
+    ended: Label | None = None,
 ) -> None:
     """Send ``descriptors`` as ``word`` to the monitor, or into the socket ``to``. ``number``, eight bytes, goes
-    along where it is given."""
+    along where it is given. Where nobody listens any more: ``ended``, or a failure without it."""
     count, size = len(descriptors), len(word)
     said = script.data(word)
     if number is not None:
@@ -36,7 +43,9 @@ def hand_over(
     script.fill(rights, _CONTROL.pack(_CONTROL.size + 4 * count, _LEVEL, _RIGHTS))
     for index, descriptor in enumerate(descriptors):
         script.store(plus(rights, _CONTROL.size + 4 * index), descriptor)
-    script.call("sendmsg", script.given["report"] if to is None else to, header, 0)
+    forgive = () if ended is None else (errno.EPIPE,)
+    where = script.given["report"] if to is None else to
+    script.call("sendmsg", where, header, 0, forgive=forgive, otherwise=ended)
 
 
 def take_over(script: Script, on: Slot, count: int, ended: Label) -> list[Slot]:

@@ -22,6 +22,7 @@ Invariant: of ``on_ready`` and ``on_failed`` exactly one is called, once, and
 from __future__ import annotations
 
 import array
+import contextlib
 import functools
 import os
 import signal
@@ -51,10 +52,20 @@ class Birth:
     ``pid_namespace`` is a descriptor (namespace file or pidfd)
     of the PID namespace to be born in, None for the monitor's; ``flags`` may be
     CLONE_NEWPID. ``object`` names the child in faults. ``on_word`` hears of descriptors at
-    once that a child which is long in getting ready hands over.
+    once that a child which is long in getting ready hands over, ``on_reborn`` that it goes on as another process.
     """
 
-    __slots__ = ("cgroup", "flags", "object", "on_exit", "on_failed", "on_ready", "on_word", "pid_namespace")
+    __slots__ = (
+        "cgroup",
+        "flags",
+        "object",
+        "on_exit",
+        "on_failed",
+        "on_ready",
+        "on_reborn",
+        "on_word",
+        "pid_namespace",
+    )
 
     def __init__(
         self,
@@ -67,9 +78,11 @@ class Birth:
         pid_namespace: int | None = None,
         flags: int = 0,
         on_word: Callable[[Child], None] | None = None,
+        on_reborn: Callable[[Child], None] | None = None,
     ) -> None:
         self.object = object
-        self.on_ready, self.on_failed, self.on_exit, self.on_word = on_ready, on_failed, on_exit, on_word
+        self.on_ready, self.on_failed, self.on_exit = on_ready, on_failed, on_exit
+        self.on_word, self.on_reborn = on_word, on_reborn
         self.cgroup, self.pid_namespace, self.flags = cgroup, pid_namespace, flags
 
 
@@ -87,6 +100,8 @@ class Child:
         self.answer: Message | None = None
         self.reborn = False
         """Whether it has gone on as another process."""
+        self._former = -1
+        """Of the process that it was until then and that has not been reaped yet."""
         self._birth = birth
         self._report: Socket | None = report
         self._failure: Fault | None = None
@@ -119,6 +134,15 @@ class Child:
         except OSError as error:
             code, call = error.errno or 0, "pidfd_send_signal"
             raise HostFault(step="signal", object=self._birth.object, call=call, errno=code) from error
+        finally:
+            if number == signal.SIGKILL:
+                self._end_former()
+
+    def _end_former(self) -> None:
+        """The empty shell that it was ends by itself, unless somebody keeps it stopped."""
+        if self._former >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._former, signal.SIGKILL)
 
     def release(self) -> bool:
         """Let a child that waits (``child.wait_released``) go on; False when it has ended or is about to."""
@@ -140,7 +164,10 @@ class Child:
         """``pid``, which it was, has ended with the wait status ``status``: take its last report, then tell."""
         self.take_report()
         if pid != self.pid:
-            return  # it lives on
+            os.close(self._former)
+            self._former = -1
+            return  # it lives on, or has ended before
+        self._end_former()
         if self._report is not None:
             self._end_report(self._report)
         os.close(self.pidfd)
@@ -178,11 +205,13 @@ class Child:
         return True
 
     def _go_on_as(self, pid: int, pidfd: int) -> None:
-        os.close(self.pidfd)
+        self._former = self.pidfd
         self.pid, self.pidfd, self.reborn = pid, pidfd, True
         self._reborn(self)
         if self._killed:  # that may have met an empty shell
             self.signal(signal.SIGKILL)
+        if self._birth.on_reborn is not None:
+            self._birth.on_reborn(self)
 
     def _take_document(self, data: bytes) -> None:
         try:

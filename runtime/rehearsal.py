@@ -95,16 +95,29 @@ def _blank_pod(monitor: Monitor, near: channel.Socket, scripts: dict[str, bytes]
 
 
 def _name(monitor: Monitor, daemon: channel.Socket, script: bytes) -> None:
-    with closing_script(script) as memfd:
-        for descriptor in (memfd, memfd):
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptor.to_bytes(4, "little"))]
-            daemon.sendmsg([RELEASE], rights)
-    _turn_until(monitor, lambda: monitor.sandbox.state != "absent")
+    ended, running = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        with contextlib.closing(os.fdopen(running, "wb", 0)), closing_script(script) as memfd:
+            for descriptor in (memfd, running):
+                rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptor.to_bytes(4, "little"))]
+                daemon.sendmsg([RELEASE], rights)
+        _turn_until(monitor, lambda: _at_end(ended))
+    finally:
+        os.close(ended)
     daemon.setblocking(False)
     with contextlib.suppress(BlockingIOError):
         if failed := failure(daemon.recv(64)):
             _turn_until(monitor, lambda: not monitor.pod.children)
             raise HostFault(step="rehearse pause", errno=failed[1])
+    _turn_until(monitor, lambda: monitor.sandbox.state != "absent")
+
+
+def _at_end(pipe: int) -> bool:
+    """Whether nobody holds its other end."""
+    try:
+        return not os.read(pipe, 1)
+    except BlockingIOError:
+        return False
 
 
 def _turn_until(monitor: Monitor, true: Callable[[], bool]) -> None:

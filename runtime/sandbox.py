@@ -59,7 +59,8 @@ class Sandbox:
         birth = Birth(
             "blank pod",
             on_word=functools.partial(self._on_blank, kinds, reply),
-            on_ready=functools.partial(self._on_born, reply),
+            on_reborn=self._on_reborn,
+            on_ready=functools.partial(self._on_blank_ready, reply),
             on_failed=functools.partial(self._on_unborn, reply),
             on_exit=self._on_blank_exit,
         )
@@ -113,13 +114,17 @@ class Sandbox:
         self._pod.namespaces[PAUSE_ROOT] = child.given.pop()
         self._hand_over(kinds, reply, child)
 
-    def _on_born(self, reply: Reply, child: Child) -> None:
-        """The blank pod's process has become pause, or ended."""
-        if not reply.given:
-            reply.fail(HostFault("the process ended without them", step="make blank namespaces"))
-        if child is self._blank and child.reborn:
+    def _on_reborn(self, child: Child) -> None:
+        """The blank pod's process goes on as the one that becomes pause, which a daemon that comes anew finds from now
+        on: the other one may be in no hurry to end."""
+        if child is self._blank:
             self._blank, self._pause, self._born, self.state = None, child, True, "made"
             self._close_root()
+
+    def _on_blank_ready(self, reply: Reply, child: Child) -> None:
+        """It has executed pause, or ended."""
+        if not reply.given:
+            reply.fail(HostFault("the process ended without them", step="make blank namespaces"))
 
     def _on_unborn(self, reply: Reply, fault: Fault) -> None:
         self._blank = None

@@ -15,13 +15,14 @@ from runtime import channel
 from runtime.blank_init import BlankInit
 from runtime.children import Child
 from runtime.errors import HostFault, Unavailable
+from runtime.linux import spawn
 from runtime.linux.script import Label, Script
 from runtime.monitor_client import MonitorClient
-from runtime.pause import DAEMON, MONITOR, take_place, wait_for_name
+from runtime.pause import DAEMON, MONITOR, plan_blank, take_place, wait_for_name
 from runtime.requests import CgroupDirs
 from runtime.written import Written
 from tests.descriptors import open_descriptors
-from tests.kernel.runtime.driven import SANDBOX, cgroups
+from tests.kernel.runtime.driven import SANDBOX, Driven, cgroups
 from tests.kernel.runtime.launched import needs_launch
 from tests.kernel.runtime.test_children import Nursery
 
@@ -118,6 +119,46 @@ def test_a_call_that_fails_before_anything_is_taken_is_told_as_well(
     wake(nursery, init, script, frozen)
     with pytest.raises(HostFault, match=r"/absent: chdir: no such file"):
         hear(init)
+
+
+@pytest.mark.parametrize("first", ["told to end", "ended"])
+def test_a_forerunner_that_is_kept_from_ending_ends_with_it(
+    nursery: Nursery, init: BlankInit, frozen: CgroupDirs, first: str
+) -> None:
+    child = wake(nursery, init, named(), frozen)
+    born(frozen)
+    child.signal(signal.SIGSTOP)
+    freeze(frozen, 0)
+    pid = hear(init)
+    while child.pid != pid:
+        nursery.loop.turn(0.05)
+    assert nursery.told == [], "the other one has the report open"
+    child.signal(signal.SIGKILL) if first == "told to end" else os.kill(child.pid, signal.SIGKILL)
+    nursery.wait("ready", "exit", "last")
+
+
+def test_the_monitor_has_a_pause_as_soon_as_that_has_told_who_it_is(
+    pod: Driven, init: BlankInit, frozen: CgroupDirs
+) -> None:
+    script = plan_blank(["uts"])
+    with spawn.closing_script(script.bytes()) as memfd:
+        channel.send(pod._near, channel.request(1, "blank", {"namespaces": ["uts"]}), [memfd, init.theirs.fileno()])
+    init.theirs.close()
+    _, descriptors = pod.end(1)
+    channel.close_all(descriptors)
+    (forerunner,) = pod.monitor.pod.children._children
+    assert init.wake(Written({}, named().bytes(), named), frozen)
+    pid = born(frozen)
+    os.kill(forerunner, signal.SIGSTOP)
+    freeze(frozen, 0)
+    assert hear(init) == pid
+    pod.turn_until(lambda: pod.monitor.sandbox.pause_pid == pid)
+    pod.hang_up()
+    pod.monitor.loop.turn(0.05)
+    assert not pod.monitor.loop.stopped, "a daemon that comes anew finds it"
+    pod._near, far = channel.pair()
+    pod._near.setblocking(False)
+    pod.monitor.peers.add(far)
 
 
 async def test_nothing_is_left_of_a_blank_pod_that_is_shut_down() -> None:

@@ -19,7 +19,7 @@ import msgspec
 from cri.host import Host, LivePod
 from cri.plan.files import hosts_with_addresses
 from cri.plan.network import plan_attach
-from cri.plan.sandbox import BRIDGE, FOLDERS, HOST_NETWORK, SHM_SIZE, SandboxPlan
+from cri.plan.sandbox import BRIDGE, CNI, FOLDERS, HOST_NETWORK, SHM_SIZE, SandboxPlan
 from cri.steps.bandwidth import LimitBandwidth
 from cri.steps.cgroups import make_cgroup, make_slice, remove_cgroup
 from cri.steps.files import read_host_file, remove_tree, unmount_all, write_file
@@ -209,7 +209,10 @@ ENDS_AT_STOP = (
 
 
 def plan_steps(plan: SandboxPlan) -> tuple[SandboxStep, ...]:
-    """A pod's birth, in order; undone in reverse it is its end."""
+    """A pod's birth, in order; undone in reverse it is its end.
+
+    CNI plugins find the sysctls of the pod's namespace set, always, and are not asked at all if one is refused.
+    """
     return (
         MakePodDirectory(plan.id, plan.directory),
         MakePodCgroups(
@@ -220,10 +223,11 @@ def plan_steps(plan: SandboxPlan) -> tuple[SandboxStep, ...]:
         PinNamespaces(plan.id, plan.directory, tuple(kind for kind in plan.namespaces if kind != "pid")),
         *((PinProcesses(plan.id, plan.directory, ("pid",)),) if "pid" in plan.namespaces else ()),
         *plan_shm(plan),
+        *((WaitForPause(plan.id),) if maker(plan) == CNI else ()),
         AttachNetwork(plan.id, maker(plan)),
         *((LimitBandwidth(plan.id, plan.bandwidth),) if plan.bandwidth else ()),
         WriteFiles(plan.id, plan.directory, plan.hostname, plan.files, plan.owner, plan.mount_label),
-        WaitForPause(plan.id),
+        *((WaitForPause(plan.id),) if maker(plan) != CNI else ()),
     )
 
 

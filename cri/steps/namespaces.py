@@ -55,11 +55,13 @@ class StartMonitor(msgspec.Struct, frozen=True, tag="start_monitor"):
 
 class CreateNamespaces(msgspec.Struct, frozen=True, tag="create_namespaces"):
     """Pause in new namespaces of ``kinds`` and in ``cgroup``; the monitor hands out their descriptors. All else is
-    in the plan that ``Host.plans`` has meanwhile: what nobody needs to undo it would be most of the journal."""
+    in the plan that ``Host.plans`` has meanwhile: what nobody needs to undo it would be most of the journal.
+
+    That of an older crisp has the plan instead; its processes end with the cgroup (``MakePodCgroups``)."""
 
     sandbox: str
-    kinds: tuple[str, ...]
-    cgroup: str
+    kinds: tuple[str, ...] = ()
+    cgroup: str = ""
     name = "create_namespaces"
 
     def describe(self) -> str:
@@ -79,7 +81,8 @@ class CreateNamespaces(msgspec.Struct, frozen=True, tag="create_namespaces"):
         pod = host.pods.get(self.sandbox)
         if pod is not None:
             pod.close_descriptors()
-        cgroup_kill.kill(cgroup_layout.dirs(host.layout, self.cgroup))
+        if self.cgroup:
+            cgroup_kill.kill(cgroup_layout.dirs(host.layout, self.cgroup))
 
 
 class WaitForPause(msgspec.Struct, frozen=True, tag="wait_for_pause"):

@@ -152,7 +152,8 @@ class MountShm(msgspec.Struct, frozen=True, tag="mount_shm"):
 
 class WriteFiles(msgspec.Struct, frozen=True, tag="write_files"):
     """hostname, hosts and resolv.conf (``None``: a copy of the host's). They are ``owner``'s, who is the pod's root,
-    and have the SELinux context ``label`` unless it is empty."""
+    and have the SELinux context ``label`` unless it is empty. That of an older crisp has mounted /dev/shm as well, of
+    ``shm_size`` bytes."""
 
     sandbox: str
     path: str
@@ -160,6 +161,7 @@ class WriteFiles(msgspec.Struct, frozen=True, tag="write_files"):
     files: dict[str, str | None]
     owner: int = 0
     label: str = ""
+    shm_size: int | None = None
     name = "write_files"
 
     def describe(self) -> str:
@@ -177,6 +179,8 @@ class WriteFiles(msgspec.Struct, frozen=True, tag="write_files"):
 
     async def undo(self, host: Host) -> None:
         """They go with the directory."""
+        if self.shm_size:
+            unmount_all(f"{self.path}/shm")
 
 
 SandboxStep = (

@@ -127,8 +127,11 @@ class MonitorClient:
             pid = await self._init.wait_executed(timeout)
         finally:
             self._end_init()
-        if pid is None:  # whoever was to bear it has been killed before
-            pid = (await self._sandbox(self._asked)).pause_pid
+        if pid is None:  # whoever was to bear it, or to become it, has been killed before
+            try:
+                pid = (await self._sandbox(self._asked)).pause_pid
+            except FailedPrecondition as followed:  # the monitor has told of its end by then
+                raise HostFault("it was killed before it was there", step="wait for pause") from followed
         return pid
 
     async def _sandbox(self, request: SandboxRequest) -> SandboxMade:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from runtime import channel
 from runtime.blank_init import BlankInit
 from runtime.children import Child
-from runtime.errors import HostFault, Unavailable
+from runtime.errors import FailedPrecondition, HostFault, Unavailable
 from runtime.linux import spawn
 from runtime.linux.script import Label, Script
 from runtime.monitor_client import MonitorClient
@@ -184,6 +185,27 @@ async def answer(far: channel.Socket, op: str, descriptors: list[int]) -> None:
     assert received[0]["op"] == op
     channel.close_all(received[1])
     channel.send(far, channel.answer(received[0]["id"], {"pause_pid": 0}), descriptors)
+
+
+async def test_one_that_was_killed_when_the_monitor_knew_it_already_is_no_puzzle(tmp_path: Path) -> None:
+    near, far = channel.pair()
+    client = MonitorClient(near, 42, 1000)
+    init = client._init = BlankInit()
+    client._blank = ("uts",)
+    request: Any = {**SANDBOX, "namespaces": ["uts"], "cgroup": {"v1": [], "v2": str(tmp_path)}}
+    assert not (await client.sandbox(request)).pause_pid
+    init.theirs.close()
+    waited = asyncio.ensure_future(client.wait_for_pause(10))
+    await asyncio.to_thread(select.select, [far], [], [], 10)
+    received = channel.receive(far)
+    assert received is not None
+    channel.close_all(received[1])
+    refusal = FailedPrecondition("the pod has its sandbox already")
+    channel.send(far, channel.refusal(received[0]["id"], refusal))
+    with pytest.raises(HostFault, match="wait for pause: it was killed before it was there"):
+        await waited
+    client.close()
+    far.close()
 
 
 async def test_a_monitor_that_ends_while_its_pause_is_waited_for_is_told_at_once(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import os
 import msgspec
 
 from cri.plan.document import decode
-from cri.plan.sandbox import SandboxPlan
+from cri.plan.sandbox import BRIDGE, CNI, SandboxPlan
 from cri.steps.files import read_host_file
 from cri.steps.sandbox import BLANK_DONE, AttachNetwork, MountShm, WriteFiles, blank_done, plan_steps
 from tests.cri.harness import Crisp
@@ -69,3 +69,11 @@ async def test_a_pods_files_have_its_label(crisp: Crisp) -> None:
 async def test_a_host_file_that_is_not_there_is_empty(crisp: Crisp) -> None:
     assert read_host_file(f"{crisp.host.root}/absent") == b""
     assert read_host_file("/etc/passwd")
+
+
+async def test_plugins_find_the_namespace_as_the_pod_wants_it(crisp: Crisp) -> None:
+    plan = decode(crisp.host.store.sandboxes.get(await crisp.run_pod()).plan, SandboxPlan)
+    for provider in (BRIDGE, CNI):
+        names = [step.name for step in plan_steps(msgspec.structs.replace(plan, provider=provider))]
+        assert names.count("wait_for_pause") == 1
+        assert (names.index("wait_for_pause") < names.index("attach_network")) == (provider == CNI)

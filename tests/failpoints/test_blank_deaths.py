@@ -23,7 +23,7 @@ from runtime.pause import DAEMON, MONITOR, plan_blank, take_place, wait_for_name
 from runtime.requests import CgroupDirs
 from runtime.written import Written
 from tests.descriptors import open_descriptors
-from tests.kernel.runtime.driven import SANDBOX, Driven, cgroups
+from tests.kernel.runtime.driven import SANDBOX, Driven, cgroups, driven
 from tests.kernel.runtime.launched import needs_launch
 from tests.kernel.runtime.test_children import Nursery
 
@@ -35,6 +35,12 @@ def nursery() -> Iterator[Nursery]:
     made = Nursery()
     yield made
     made.close()
+
+
+@pytest.fixture
+def pod(tmp_path: Path) -> Iterator[Driven]:
+    with driven(tmp_path) as made:
+        yield made
 
 
 @pytest.fixture

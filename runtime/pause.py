@@ -28,7 +28,9 @@ PAUSE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "pause")
 """The binary, compiled from ``pause.c`` when crisp is installed."""
 
 _SEALED = mount.MOUNT_ATTR_RDONLY | mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV | mount.MOUNT_ATTR_NOEXEC
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
+_NAME = "crisp-blank"
+"""What ps shows of a process that waits."""
 
 
 DAEMON, MONITOR, PROGRAM = "daemon", "monitor", "program"
@@ -45,6 +47,7 @@ def plan_blank(kinds: Sequence[str]) -> Script:
     script = Script([DAEMON])
     with script.step("leave the monitor"):
         leave_monitor(script)
+        script.call("prctl", _PR_SET_NAME, _NAME)
         take_stdio(script)
         program = _open_program(script)
         identity.limit_bounding(script, ())  # as what it bears wants it, and has then

@@ -128,7 +128,7 @@ def test_the_process_of_a_blank_pod_waits_in_its_namespaces(nursery: Nursery) ->
     # It has no copy of the host's mounts, and pause's root for later.
     assert os.readlink(f"/proc/{child.pid}/ns/mnt") == os.readlink("/proc/self/ns/mnt")
     assert os.readlink(f"/proc/{child.pid}/ns/mnt") != f"mnt:[{os.fstat(given[-1]).st_ino}]"
-    assert status(child.pid)["CapBnd"] == "0" * 16
+    assert (status(child.pid)["CapBnd"], status(child.pid)["Name"]) == ("0" * 16, "crisp-blank")
     init.close()
     assert nursery.wait("ready", "exit", "last")[1] == 0
 

@@ -98,7 +98,7 @@ NOTHING = "pass"
 ERROR = "raise OSError(5, 'planted')"
 PLANTED = {
     "a cgroup that stays": (RUN, "sandbox", "make_pod_cgroups", "MakePodCgroups", NOTHING),
-    "a mount that stays": (RUN, "sandbox", "write_files", "WriteFiles", NOTHING),
+    "a mount that stays": (RUN, "sandbox", "mount_shm", "MountShm", NOTHING),
     "an address that stays": (RUN, "sandbox", "attach_network", "AttachNetwork", NOTHING),
     "a link that limits and stays": (RUN, "bandwidth", "limit_bandwidth", "LimitBandwidth", NOTHING),
     "an undo that fails": (RUN, "sandbox", "attach_network", "AttachNetwork", ERROR),

@@ -17,7 +17,7 @@ import socket
 from collections.abc import Callable
 
 from runtime.cgroups import kill
-from runtime.errors import DeadlineExceeded
+from runtime.errors import DeadlineExceeded, Unavailable
 from runtime.linux import spawn
 from runtime.linux.script import Script
 from runtime.requests import CgroupDirs
@@ -39,9 +39,15 @@ class BlankInit:
             os.close(self._script)
             raise
         self._words: Callable[[], Script] | None = None
+        self._waiting: asyncio.Event | None = None
+        self._unwanted = False
 
     def close(self) -> None:
-        """Idempotent."""
+        """Idempotent. Where somebody waits he is told, and has to close it himself."""
+        if self._waiting is not None:
+            self._unwanted = True
+            self._waiting.set()
+            return
         self.theirs.close()
         self._ours.close()
         for descriptor in (self._ended, self._running, self._script):
@@ -77,6 +83,7 @@ class BlankInit:
         Raises:
             Fault: what a call of its script failed with.
             DeadlineExceeded: after ``timeout`` seconds.
+            Unavailable: it was to be closed meanwhile.
         """
         await self._wait_ended(timeout)
         failed, taken = None, True
@@ -95,7 +102,7 @@ class BlankInit:
 
     async def _wait_ended(self, timeout: float) -> None:
         loop = asyncio.get_running_loop()
-        ended = asyncio.Event()
+        ended = self._waiting = asyncio.Event()
         loop.add_reader(self._ended, ended.set)
         try:
             async with asyncio.timeout(timeout):
@@ -104,3 +111,6 @@ class BlankInit:
             raise DeadlineExceeded(f"not there after {timeout:g} s", step="wait for pause") from error
         finally:
             loop.remove_reader(self._ended)
+            self._waiting = None
+        if self._unwanted:
+            raise Unavailable("its monitor ends", step="wait for pause")

@@ -57,6 +57,7 @@ class MonitorClient:
         self._init: BlankInit | None = None
         self._asked: SandboxRequest | None = None
         self._channel = AsyncChannel(sock, f"monitor {pid}")
+        self._channel.add_close_callback(self._end_init)
 
     @property
     def closed(self) -> bool:
@@ -121,15 +122,19 @@ class MonitorClient:
 
         Raises: as ``sandbox``.
         """
-        if self._init is None or self._asked is None:
+        init, (asked, self._asked) = self._init, (self._asked, None)
+        if asked is None:
             raise FailedPrecondition("none is on its way", step="wait for pause")
-        try:
-            pid = await self._init.wait_executed(timeout)
-        finally:
-            self._end_init()
+        pid = None
+        if init is not None:
+            try:
+                pid = await init.wait_executed(timeout)
+            finally:
+                self._init = None
+                init.close()
         if pid is None:  # whoever was to bear it, or to become it, has been killed before
             try:
-                pid = (await self._sandbox(self._asked)).pause_pid
+                pid = (await self._sandbox(asked)).pause_pid
             except FailedPrecondition as followed:  # the monitor has told of its end by then
                 raise HostFault("it was killed before it was there", step="wait for pause") from followed
         return pid

@@ -13,7 +13,7 @@ import pytest
 
 from runtime.blank_init import BlankInit
 from runtime.children import Child
-from runtime.errors import DeadlineExceeded, HostFault
+from runtime.errors import DeadlineExceeded, HostFault, Unavailable
 from runtime.linux.script import Label, Script
 from runtime.pause import DAEMON, MONITOR, take_place, wait_for_name
 from runtime.requests import CgroupDirs
@@ -161,3 +161,15 @@ def test_no_descriptor_is_left_woken_or_not(nursery: Nursery, dirs: CgroupDirs) 
     init.close()
     nursery.wait("ready", "exit", "last")
     assert open_descriptors() == before
+
+
+async def test_whoever_waits_is_told_that_it_is_to_be_closed_and_closes_it(init: BlankInit) -> None:
+    before = open_descriptors()
+    waited = asyncio.ensure_future(init.wait_executed(10))
+    await asyncio.sleep(0)
+    init.close()
+    with pytest.raises(Unavailable, match="wait for pause: its monitor ends"):
+        await waited
+    assert open_descriptors() == before
+    init.close()
+    assert open_descriptors() < before

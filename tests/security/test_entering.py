@@ -16,7 +16,7 @@ from cri.plan.container import ContainerPlan
 from cri.plan.document import decode
 from cri.steps.container import plan_init
 from proto import api_pb2 as api
-from runtime import monitor_client
+from runtime import written
 from runtime.linux.script import Script
 from runtime.templates import Templates
 from tests.security.attacks import Attacked, Code, refused, status_of
@@ -117,7 +117,7 @@ async def test_the_script_of_a_birth_names_no_path_after_the_pivot_but_the_entry
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Script, "call", heard)
-        patch.setattr(monitor_client, "_TEMPLATES", Templates())  # else it is taken from where it was kept
+        patch.setattr(written, "_TEMPLATES", Templates())  # else it is taken from where it was kept
         assert plan_init(crisp.host, decode(record.plan, ContainerPlan), record.layers, "") is not None
     at = calls.index("pivot_root")
     assert OPENERS & set(calls[:at])  # the mounts before it

@@ -98,8 +98,6 @@ class Child:
         self.given: list[int] = []
         """Descriptors that it has handed over; whoever takes them empties the list."""
         self.answer: Message | None = None
-        self.reborn = False
-        """Whether it has gone on as another process."""
         self._former = -1
         """Of the process that it was until then and that has not been reaped yet."""
         self._birth = birth
@@ -206,7 +204,7 @@ class Child:
 
     def _go_on_as(self, pid: int, pidfd: int) -> None:
         self._former = self.pidfd
-        self.pid, self.pidfd, self.reborn = pid, pidfd, True
+        self.pid, self.pidfd = pid, pidfd
         self._reborn(self)
         if self._killed:  # that may have met an empty shell
             self.signal(signal.SIGKILL)

@@ -22,7 +22,7 @@ from runtime.linux import trees
 from runtime.linux.libc import AT_FDCWD
 from runtime.linux.passing import hand_over
 from runtime.linux.script import Script
-from runtime.linux.spawn import failure, spawn
+from runtime.linux.spawn import closing_script, failure, spawn
 from runtime.program import LAUNCH, open_program
 from runtime.requests import Rootfs
 from runtime.rootfs import overlay
@@ -96,9 +96,7 @@ def _carry_out(script: Script, given: Sequence[int] = ()) -> list[int]:
         undo.callback(ours.close)
         program = open_program(LAUNCH)
         undo.callback(os.close, program)
-        memfd = os.memfd_create("crisp-script", os.MFD_CLOEXEC)
-        undo.callback(os.close, memfd)
-        os.write(memfd, script.bytes())
+        memfd = undo.enter_context(closing_script(script.bytes()))
         with theirs:
             pid = spawn(program, memfd, theirs.fileno(), given)
         undo.callback(os.waitpid, pid, 0)

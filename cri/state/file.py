@@ -89,7 +89,11 @@ def fold_in(connection: sqlite3.Connection) -> None:
 
 
 def reserve_path(path: Path) -> Path:
-    return Path(f"{path}.reserve")
+    return Path(_reserve_name(path))
+
+
+def _reserve_name(path: Path) -> str:
+    return f"{path}.reserve"
 
 
 def make_reserve(path: Path) -> bool:
@@ -97,7 +101,7 @@ def make_reserve(path: Path) -> bool:
 
     What fails for any other reason is not the reserve's to tell: the daemon works without it.
     """
-    reserve = f"{path}.reserve"
+    reserve = _reserve_name(path)  # looked at before each beginning, for which a Path is dear
     fd = -1
     try:
         with contextlib.suppress(FileNotFoundError):

@@ -71,6 +71,11 @@ def stay(script: Script) -> None:
     script.call("execve", "/bin/sleep", script.vector(["sleep", "1000"]), script.vector([]))
 
 
+def stop(child: Child) -> None:
+    child.signal(signal.SIGSTOP)
+    os.waitid(os.P_PIDFD, child.pidfd, os.WSTOPPED | os.WNOWAIT)
+
+
 def hear(init: BlankInit, timeout: float = 10) -> int | None:
     return asyncio.run(init.wait_executed(timeout))
 
@@ -84,7 +89,7 @@ def test_the_pid_is_that_of_the_executed_program(nursery: Nursery, init: BlankIn
     assert os.readlink(f"/proc/{pid}/exe") == os.path.realpath("/bin/sleep")
     assert Path(dirs["v2"] or "", "cgroup.procs").read_text() == f"{pid}\n"
     nursery.wait("ready")
-    assert (child.pid, child.reborn) == (pid, True)
+    assert child.pid == pid
 
 
 def test_a_failed_call_comes_in_words(nursery: Nursery, init: BlankInit, dirs: CgroupDirs) -> None:
@@ -106,8 +111,7 @@ def test_one_that_is_killed_before_it_has_read_bears_nobody(
     nursery: Nursery, init: BlankInit, dirs: CgroupDirs
 ) -> None:
     child = waiting(nursery, init)
-    child.signal(signal.SIGSTOP)
-    os.waitid(os.P_PIDFD, child.pidfd, os.WSTOPPED | os.WNOWAIT)
+    stop(child)
     assert init.wake(named(stay), dirs)
     child.signal(signal.SIGKILL)
     assert hear(init) is None
@@ -115,8 +119,7 @@ def test_one_that_is_killed_before_it_has_read_bears_nobody(
 
 def test_a_cgroup_that_has_gone_meanwhile_is_a_fault(nursery: Nursery, init: BlankInit, dirs: CgroupDirs) -> None:
     child = waiting(nursery, init)
-    child.signal(signal.SIGSTOP)
-    os.waitid(os.P_PIDFD, child.pidfd, os.WSTOPPED | os.WNOWAIT)
+    stop(child)
     assert init.wake(named(stay), dirs)
     os.rmdir(dirs["v2"] or "")
     child.signal(signal.SIGCONT)
@@ -135,8 +138,7 @@ def test_one_that_does_not_get_there_is_not_waited_for_for_ever(
     nursery: Nursery, init: BlankInit, dirs: CgroupDirs
 ) -> None:
     child = waiting(nursery, init)
-    child.signal(signal.SIGSTOP)
-    os.waitid(os.P_PIDFD, child.pidfd, os.WSTOPPED | os.WNOWAIT)
+    stop(child)
     assert init.wake(named(stay), dirs)
     began = time.monotonic()
     with pytest.raises(DeadlineExceeded, match=r"wait for pause: not there after 0\.1 s"):

@@ -138,7 +138,7 @@ def test_it_becomes_pause_once_it_is_told_its_name(nursery: Nursery) -> None:
     with cgroups("named", "pids", "memory") as dirs:
         pid = name(init, cgroup=dirs, hostname="named", sysctls={"net.ipv4.ip_forward": "1"}, oom_score_adj=77)
         nursery.wait("ready")
-        assert child.reborn and child.pid == pid != 0
+        assert child.pid == pid
         wait_command_line(pid, "/pause")
         fields = status(child.pid)
         assert fields["PPid"] == str(os.getpid())

@@ -26,6 +26,9 @@ SCOPE = scope_name("0a1b2c3d", "f00")
 def keepers() -> Iterator[Keepers]:
     made = Keepers()
     yield made
+    for process in (each for started in made._started.values() for each in started):  # those of a test that failed
+        process.kill()
+        process.wait()
     made.close()
 
 

@@ -17,10 +17,10 @@ from collections.abc import Callable
 from runtime import channel, exits
 from runtime.cgroups import kill
 from runtime.channel import Message
-from runtime.children import Birth, Child
 from runtime.errors import FailedPrecondition, Fault, HostFault, NotFound
 from runtime.linux import terminal
 from runtime.linux.namespaces import CLONE_NEWPID
+from runtime.newborn import Birth, Child
 from runtime.output import Output
 from runtime.peers import Reply
 from runtime.pod import Pod

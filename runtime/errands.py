@@ -8,8 +8,8 @@ Invariant: whoever asked gets one reply, when nothing of the child is needed any
 
 from __future__ import annotations
 
-from runtime.children import Birth, Child
 from runtime.errors import HostFault
+from runtime.newborn import Birth, Child
 from runtime.peers import Reply
 from runtime.requests import CgroupDirs
 

@@ -14,9 +14,9 @@ import signal
 
 from runtime import exits
 from runtime.cgroups import kill
-from runtime.children import Birth, Child
 from runtime.errors import Fault
 from runtime.loop import Timer
+from runtime.newborn import Birth, Child
 from runtime.peers import Reply
 from runtime.pod import Pod
 from runtime.requests import ExecBirth

@@ -18,9 +18,9 @@ import signal
 
 from runtime import exits
 from runtime.cgroups import kill
-from runtime.children import Birth, Child
 from runtime.errors import FailedPrecondition, Fault, HostFault
 from runtime.linux.namespaces import CLONE_NEWPID
+from runtime.newborn import Birth, Child
 from runtime.peers import Reply
 from runtime.pod import Pod
 from runtime.requests import PAUSE_ROOT, CgroupDirs, SandboxBirth

@@ -14,18 +14,18 @@ import pytest
 
 from runtime import channel
 from runtime.blank_init import BlankInit
-from runtime.children import Child
 from runtime.errors import FailedPrecondition, HostFault, Unavailable
 from runtime.linux import spawn
 from runtime.linux.script import Label, Script
 from runtime.monitor_client import MonitorClient
+from runtime.newborn import Child
 from runtime.pause import DAEMON, MONITOR, plan_blank, take_place, wait_for_name
 from runtime.requests import CgroupDirs
 from runtime.written import Written
 from tests.descriptors import open_descriptors
 from tests.kernel.runtime.driven import SANDBOX, Driven, cgroups, driven
 from tests.kernel.runtime.launched import needs_launch
-from tests.kernel.runtime.test_children import Nursery
+from tests.kernel.runtime.nursery import Nursery
 
 pytestmark = needs_launch
 

@@ -1,4 +1,4 @@
-"""A pod in a driven monitor, an image for its containers, and the monitor's clock."""
+"""A pod in a driven monitor, children without one, an image for containers, and the monitor's clock."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 from tests.kernel.runtime.containers import Image
 from tests.kernel.runtime.driven import Driven, driven
+from tests.kernel.runtime.nursery import Nursery
 
 
 @pytest.fixture
@@ -23,6 +24,13 @@ def pod(tmp_path: Path) -> Iterator[Driven]:
     (tmp_path / "pod").mkdir()
     with driven(tmp_path / "pod") as made:
         yield made
+
+
+@pytest.fixture
+def nursery() -> Iterator[Nursery]:
+    made = Nursery()
+    yield made
+    made.close()
 
 
 class Clock:

@@ -12,25 +12,18 @@ from pathlib import Path
 import pytest
 
 from runtime.blank_init import BlankInit
-from runtime.children import Child
 from runtime.errors import DeadlineExceeded, HostFault, Unavailable
 from runtime.linux.script import Label, Script
+from runtime.newborn import Child
 from runtime.pause import DAEMON, MONITOR, take_place, wait_for_name
 from runtime.requests import CgroupDirs
 from runtime.written import Written
 from tests.descriptors import open_descriptors
 from tests.kernel.runtime.driven import NOWHERE, cgroups
 from tests.kernel.runtime.launched import needs_launch
-from tests.kernel.runtime.test_children import Nursery
+from tests.kernel.runtime.nursery import Nursery
 
 pytestmark = needs_launch
-
-
-@pytest.fixture
-def nursery() -> Iterator[Nursery]:
-    made = Nursery()
-    yield made
-    made.close()
 
 
 @pytest.fixture

@@ -16,17 +16,17 @@ import pytest
 
 from runtime import pause
 from runtime.blank_init import BlankInit
-from runtime.children import Child
 from runtime.errors import Fault, HostFault, InvalidArgument, ScriptFailed
 from runtime.identity import Filter
 from runtime.linux import namespaces
 from runtime.linux.script import Script
+from runtime.newborn import Child
 from runtime.requests import CgroupDirs
 from runtime.written import write_named
 from tests.kernel.runtime import forked
 from tests.kernel.runtime.driven import SANDBOX, cgroups
 from tests.kernel.runtime.launched import needs_launch
-from tests.kernel.runtime.test_children import Nursery
+from tests.kernel.runtime.nursery import Nursery
 from tests.processes import wait_command_line
 
 # The C programs are compiled when crisp is installed.

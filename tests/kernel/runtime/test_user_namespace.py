@@ -21,12 +21,10 @@ from runtime.linux.script import Script, Slot
 from runtime.spec import IdMapping
 from tests.kernel.runtime.forked import in_child
 from tests.kernel.runtime.launched import carried_out, needs_launch
+from tests.kernel.runtime.nursery import Nursery
 from tests.kernel.runtime.observed import fields, printed, stopped
-from tests.kernel.runtime.test_children import Nursery, nursery
 
 pytestmark = needs_launch
-
-__all__ = ["nursery"]
 
 IDS: IdMapping = {"host": 200_000, "size": 70_000}
 NS_GET_USERNS = 0xB701

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from runtime import errands
-from runtime.children import Birth
 from runtime.errors import Fault, HostFault
+from runtime.newborn import Birth
 
 
 class Heard:

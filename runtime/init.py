@@ -7,7 +7,7 @@ identity given up. In a pod with a user namespace the overlay and /dev are made 
 too, because its root may not, and what the process does after it has entered that namespace it
 does with that root's rights alone. ``runtime.rootfs`` has the parts, ``runtime.identity`` the end.
 
-What the monitor hears of it (``runtime.children``): with a terminal the word
+What the monitor hears of it (``runtime.newborn``): with a terminal the word
 ``console`` and its master; the call that failed; or the end of the report, which is
 execve.
 

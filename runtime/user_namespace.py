@@ -5,7 +5,7 @@ namespace has no power over the host any more, and in it no id until he takes on
 mapping, and what else only the host's root may do, is written by a second process of the
 script, ``Outside``, which stays there and ends. A PID namespace belongs to the user namespace
 in which its maker was: for one of the pod's own the script goes on in a process that is born
-there (``be_reborn``), and the monitor follows it by its pidfd (``runtime.children``).
+there (``be_reborn``), and the monitor follows it by its pidfd (``runtime.newborn``).
 
 Invariant: from :func:`create` or :func:`enter` on the process is the namespace's root, ends
 with the monitor, and nobody inside can look at it.

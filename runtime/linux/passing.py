@@ -1,6 +1,6 @@
 """Descriptors that go from one process to another, in a script: SCM_RIGHTS of unix(7).
 
-What a child hands over its monitor takes in ``runtime.children``; a process that waits takes
+What a child hands over its monitor takes in ``runtime.newborn``; a process that waits takes
 what ``runtime.blank_init`` sends.
 
 Invariant: what is handed over stays open here, what is taken over is close-on-exec.
